@@ -1,0 +1,212 @@
+"""The command line: ``paribus run | plan | audit | report | corpus``.
+
+There are no hyper-parameter flags: ``--set path=value`` changes the study file's content and is validated
+like it. Where and how a study runs is a ``Runtime``; its options cannot change a result.
+"""
+
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from paribus.errors import UserError
+from paribus.types import Runtime
+
+app = typer.Typer(
+    help="What does the supervision signal do to a vision encoder, all else equal?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+corpus_app = typer.Typer(help="Build, verify and look at a built-in corpus.", no_args_is_help=True)
+app.add_typer(corpus_app, name="corpus")
+
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="a study file, e.g. studies/quickstart.yaml")]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="change a setting of the study file")
+]
+Runs = Annotated[Path, typer.Option("--runs", help="where reports go")]
+Cache = Annotated[Path, typer.Option("--cache", help="where art, stages and checkpoints lie")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
+Workers = Annotated[int, typer.Option(min=1, help="threads and processes that prepare data")]
+Chunk = Annotated[int | None, typer.Option(min=1, help="samples encoded at once; cannot change a result")]
+Cluster = Annotated[str | None, typer.Option(help="exca's cluster: local or slurm")]
+Corpus = Annotated[str, typer.Argument(help="the corpus; there is one: glyphs")]
+Size = Annotated[int, typer.Option(min=8, max=1024, help="side of the pictures in pixels")]
+RUNS, CACHE = Path("runs"), Path("cache")
+
+
+def say(line: str) -> None:
+    """Progress for a person, apart from results."""
+    print(line, file=sys.stderr, flush=True)
+
+
+@app.command()
+def run(
+    study: StudyFile,
+    change: Changes = None,
+    runs: Runs = RUNS,
+    cache: Cache = CACHE,
+    device: Device = "auto",
+    workers: Workers = 2,
+    chunk: Chunk = None,
+    cluster: Cluster = None,
+) -> None:
+    """Run a study to its report; what is done already is not done again."""
+    from paribus.report.page import write_report
+    from paribus.report.schema import write_results
+    from paribus.report.tables import summary, write_tables
+    from paribus.study.collect import collect, pictures
+    from paribus.study.run import execute, need_space
+    from paribus.study.study import load_study
+
+    loaded = load_study(study, tuple(change or ()))
+    runtime = _runtime(
+        runs=runs, cache=cache, device=device, workers=workers, chunk=chunk, cluster=cluster
+    )
+    need_space(cache, 600)
+    execute(loaded, runtime, say)
+    results = collect(loaded, study.stem, runtime)
+    folder = runs / study.stem
+    write_results(results, folder)
+    write_tables(results, folder)
+    page = write_report(results, folder, pictures(loaded, runtime))
+    print(summary(results))
+    print(f"Report: {page}")
+
+
+@app.command()
+def plan(study: StudyFile, change: Changes = None, cache: Cache = CACHE, device: Device = "auto") -> None:
+    """Print the stage graph: what is cached, and what the rest is predicted to cost."""
+    from paribus.study.run import disk_bytes
+    from paribus.study.run import plan as planned
+    from paribus.study.study import load_study
+
+    loaded = load_study(study, tuple(change or ()))
+    runtime = _runtime(cache=cache, device=device)
+    lines = list(planned(loaded, runtime))
+    for line in lines:
+        cost = "cached" if line.done else (f"{line.flops:9.2e} FLOPs  ~{line.seconds:6.0f} s" if line.flops else "to do")
+        print(f"{'  ' * line.depth + line.address:<48}  {cost}")
+    waiting = [line for line in lines if not line.done]
+    flops, seconds = sum(line.flops for line in waiting), sum(line.seconds for line in waiting)
+    print(
+        f"\n{len(lines)} stages, {len(lines) - len(waiting)} cached; the rest needs about {flops:.2e} FLOPs, "
+        f"{seconds / 60:.0f} minutes of training at this machine's rate ({seconds / 3600:.1f} GPU-hours on a GPU "
+        f"of that rate) and up to 500 MB of disk; {disk_bytes(cache) / 1e6:.0f} MB are used."
+    )
+
+
+@app.command()
+def audit(study: StudyFile, change: Changes = None, cache: Cache = CACHE) -> None:
+    """Print the ledger; exit 0 only if all arms agree and every departure is declared."""
+    from paribus.study.audit import audit as audited
+    from paribus.study.audit import spell
+    from paribus.study.study import load_study
+
+    found = audited(load_study(study, tuple(change or ())), _runtime(cache=cache))
+    print(spell(found))
+    raise typer.Exit(1 if found.faults else 0)
+
+
+@app.command()
+def report(
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="the study file of a finished run")],
+    change: Changes = None,
+    runs: Runs = RUNS,
+    cache: Cache = CACHE,
+) -> None:
+    """Draw the report of a finished study again from its results."""
+    from paribus.report.page import write_report
+    from paribus.report.schema import load_results
+    from paribus.report.tables import summary, write_tables
+    from paribus.study.collect import pictures
+    from paribus.study.study import load_study
+
+    folder = runs / study.stem
+    results = load_results(folder / "results.json")
+    write_tables(results, folder)
+    page = write_report(results, folder, pictures(load_study(study, tuple(change or ())), _runtime(cache=cache)))
+    print(summary(results))
+    print(f"Report: {page}")
+
+
+@corpus_app.command("build")
+def corpus_build(corpus: Corpus, size: Size = 48, cache: Cache = CACHE, workers: Workers = 2) -> None:
+    """Fetch the art, verify it, and draw the corpus at a resolution."""
+    stage, runtime = _corpus(corpus, size, cache, workers)
+    record = stage.run(runtime)
+    counts = ", ".join(f"{count} {split}" for split, count in record.counts.items())
+    print(f"{corpus} at {size} px: {counts}; digest {record.digest[:16]}; in {stage.folder(runtime)}")
+
+
+@corpus_app.command("verify")
+def corpus_verify(corpus: Corpus, size: Size = 48, cache: Cache = CACHE) -> None:
+    """Check the art and the built corpus against their digests."""
+    from paribus.data import art, glyphs
+    from paribus.study.stages import art_folder
+
+    stage, runtime = _corpus(corpus, size, cache, 1)
+    art.verify(art_folder(runtime))
+    meta = glyphs.verify(stage.folder(runtime) / "glyphs")
+    print(f"{corpus} at {size} px is whole: art as pinned, digest {meta.digest[:16]}")
+
+
+@corpus_app.command("show")
+def corpus_show(
+    corpus: Corpus,
+    out: Annotated[Path, typer.Option(help="the PNG file to write")] = Path("glyphs.png"),
+    size: Size = 48,
+    cache: Cache = CACHE,
+    workers: Workers = 2,
+) -> None:
+    """Write a contact sheet of the corpus."""
+    from paribus.data import glyphs
+
+    stage, runtime = _corpus(corpus, size, cache, workers)
+    stage.run(runtime)
+    glyphs.contact_sheet(stage.open(runtime, ("train", "redraw", "test")), out, 12, 12)
+    print(f"Contact sheet: {out}")
+
+
+def _corpus(name: str, size: int, cache: Path, workers: int):  # type: ignore[no-untyped-def]
+    from paribus.data.glyphs import GlyphsConfig
+    from paribus.study.stages import Corpus as CorpusStage
+
+    if name != "glyphs":
+        raise UserError(f"There is no corpus {name!r}: the built-in one is called glyphs.")
+    return CorpusStage(source=GlyphsConfig(size=size)), _runtime(cache=cache, workers=workers)
+
+
+def _runtime(**settings: object) -> Runtime:
+    import torch
+    from pydantic import ValidationError
+
+    try:
+        runtime = Runtime.model_validate(settings)
+        torch.empty(0, device=runtime.torch_device)
+    except (ValidationError, RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device {settings.get('device')}: {reason}; use auto or cpu.") from error
+    return runtime
+
+
+def main() -> None:
+    """Run the command; a ``UserError`` is one sentence and exit code 2, an interruption 130."""
+    logging.basicConfig(format="paribus: %(message)s", level=logging.WARNING)
+    logging.getLogger("exca").setLevel(logging.ERROR)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    warnings.filterwarnings("ignore", category=UserWarning, module="torch")
+    try:
+        app()
+    except UserError as error:
+        print(f"paribus: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("paribus: interrupted; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)

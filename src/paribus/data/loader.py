@@ -1,0 +1,67 @@
+"""Decode, crop and collate in the background, in exactly the order that ``Order`` says."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+from paribus.data.order import Order
+from paribus.data.views import make_views
+from paribus.rng import key_id, stream
+from paribus.types import Batch, Source, ViewSpec
+
+
+class Loader:
+    """Batches of a source for a range of steps; what step k holds depends on (seed, k) only.
+
+    Args:
+        source: where the samples come from.
+        views: the crops to make of each image.
+        image_size: the encoder's side in pixels, of which a view's ``size`` is a fraction.
+        batch: samples a step.
+        seed: the study's root seed, for order and views.
+        workers: threads that decode and crop; OpenCV and the decoders release the interpreter lock.
+        ahead: batches made before they are asked for.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        views: Sequence[ViewSpec],
+        *,
+        image_size: int,
+        batch: int,
+        seed: int,
+        workers: int = 2,
+        ahead: int = 2,
+    ) -> None:
+        self.source, self.views, self.image_size = source, tuple(views), image_size
+        self.batch, self.seed, self.workers, self.ahead = batch, seed, workers, ahead
+        self.order = Order(len(source), seed)
+
+    def make(self, step: int) -> Batch:
+        """The batch of one step."""
+        positions = np.arange(step * self.batch, (step + 1) * self.batch, dtype=np.int64)
+        indices, epochs = self.order(positions)
+        samples = [self.source[int(index)] for index in indices]
+        ids = np.array([key_id(sample.key) for sample in samples], dtype=np.uint64)
+        images = [sample.image for sample in samples]
+        views = make_views(images, ids, self.views, image_size=self.image_size, seed=self.seed, epoch=epochs)
+        texts, prompts = [sample.text for sample in samples], [sample.prompt for sample in samples]
+        return Batch(ids, views, texts, prompts, seed=stream(self.seed, "step", step))
+
+    def __call__(self, start: int, stop: int) -> Iterator[Batch]:
+        """Batches of steps ``start`` to ``stop - 1``, made ahead of time in threads."""
+        waiting: deque[Future[Batch]] = deque()
+        with ThreadPoolExecutor(self.workers) as pool:
+            try:
+                for step in range(start, stop):
+                    waiting.append(pool.submit(self.make, step))
+                    if len(waiting) > self.ahead:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()

@@ -1,0 +1,115 @@
+"""Text towers: what turns a caption into one vector, and the tokenizer they share with the corpus."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int64
+from pydantic import Field
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor, nn
+
+from paribus.encoders.vision import Block, init_linear
+from paribus.errors import UserError
+from paribus.files import whole_file
+from paribus.rng import torch_seed
+from paribus.types import Config
+
+PAD, START, END = "<pad>", "<start>", "<end>"
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
+    """A byte-level BPE tokenizer (Sennrich et al. 2016; GPT-2's byte alphabet) trained on the texts.
+
+    Ids 0, 1 and 2 are pad, start and end. Every string can be encoded, whatever the texts were.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[PAD, START, END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
+    """Write a tokenizer's JSON, whole or not at all."""
+    with whole_file(path) as temporary:
+        tokenizer.save(str(temporary))
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Read a tokenizer's JSON.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    try:
+        return Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except Exception as error:  # tokenizers raises plain Exception on bad JSON
+        raise UserError(
+            f"{path} is missing or damaged: delete its folder and run the study again."
+        ) from error
+
+
+class TextConfig(Config):
+    """The from-scratch text transformer; the defaults are CLIP's for ViT-B."""
+
+    context: int = Field(77, ge=3)
+    vocabulary: int = Field(49_408, ge=300)
+    width: int = Field(512, ge=8)
+    depth: int = Field(12, ge=1)
+    heads: int = Field(8, ge=1)
+
+
+class TextTower(nn.Module):
+    """CLIP's text transformer (Radford et al. 2021): causal, read at the end token.
+
+    Args:
+        config: its sizes.
+        tokenizer: turns words into ids; its vocabulary is the embedding's.
+        seed: the study's root seed; weights come from their own stream.
+    """
+
+    def __init__(self, config: TextConfig, tokenizer: Tokenizer, seed: int = 0) -> None:
+        super().__init__()
+        self.config, self.tokenizer = config, tokenizer
+        with torch_seed(seed, "text"):
+            self.token_embed = nn.Embedding(tokenizer.get_vocab_size(), config.width)
+            self.pos_embed = nn.Parameter(torch.empty(config.context, config.width))
+            self.blocks = nn.ModuleList(
+                Block(config.width, config.heads, 4.0, eps=1e-5) for _ in range(config.depth)
+            )
+            self.norm = nn.LayerNorm(config.width)
+            self.apply(init_linear)
+            nn.init.normal_(self.token_embed.weight, std=0.02)
+            nn.init.normal_(self.pos_embed, std=0.01)
+
+    @property
+    def width(self) -> int:
+        """Size of the vector that ``forward`` gives."""
+        return self.config.width
+
+    def tokenize(self, texts: Sequence[str]) -> Int64[Tensor, "B T"]:
+        """Ids between start and end, cut to the context, padded to the longest of the batch."""
+        start, end = self.tokenizer.token_to_id(START), self.tokenizer.token_to_id(END)
+        room = self.config.context - 2
+        rows = [[start, *row.ids[:room], end] for row in self.tokenizer.encode_batch(list(texts))]
+        longest = max(len(row) for row in rows)
+        pad = self.tokenizer.token_to_id(PAD)
+        return torch.tensor([row + [pad] * (longest - len(row)) for row in rows])
+
+    def forward(self, texts: Sequence[str]) -> Float[Tensor, "B D"]:
+        """One vector a text: the final norm's output at the end token."""
+        ids = self.tokenize(texts).to(self.pos_embed.device)
+        x = self.token_embed(ids) + self.pos_embed[: ids.shape[1]]
+        for block in self.blocks:
+            x = block(x, causal=True)
+        end = (ids == self.tokenizer.token_to_id(END)).int().argmax(dim=1)
+        out: Tensor = self.norm(x[torch.arange(len(x), device=x.device), end])
+        return out

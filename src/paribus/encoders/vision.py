@@ -1,0 +1,221 @@
+"""The one vision transformer that every arm trains.
+
+Follows ViT (Dosovitskiy et al. 2021) as DINO and timm build it: pre-norm blocks, bias on the joint qkv
+projection, GELU, LayerNorm eps 1e-6, a class token, learned positions that are interpolated for other image
+sizes (Caron et al. 2021), optional registers without position (Darcet et al. 2024). It normalises its own
+input, so that no caller can hand it wrongly normalised pixels.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import Field, model_validator
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
+from torch import Tensor, nn
+
+from paribus.errors import UserError
+from paribus.files import whole_file
+from paribus.rng import torch_seed
+from paribus.types import Config, Features
+
+Size = Literal["tiny", "small", "base"]
+SIZES: dict[Size, tuple[int, int, int]] = {
+    "tiny": (192, 12, 3),
+    "small": (384, 12, 6),
+    "base": (768, 12, 12),
+}
+
+
+class EncoderConfig(Config):
+    """The architecture, shared by all arms; ``preset("base", 16)`` is ViT-B/16."""
+
+    patch: int = Field(16, ge=1)
+    width: int = Field(768, ge=8)
+    depth: int = Field(12, ge=2)
+    heads: int = Field(12, ge=1)
+    mlp_ratio: float = Field(4.0, gt=0)
+    registers: int = Field(0, ge=0)
+    image_size: int = Field(224, ge=1)
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+    @model_validator(mode="after")
+    def _divisible(self) -> "EncoderConfig":
+        if self.image_size % self.patch:
+            raise ValueError(f"image_size {self.image_size} is not a multiple of patch {self.patch}")
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side of a full-size image."""
+        return self.image_size // self.patch
+
+    def tokens(self, size: int) -> int:
+        """Sequence length for a square image of ``size`` pixels."""
+        return (size // self.patch) ** 2 + 1 + self.registers
+
+
+def preset(size: Size, patch: int, image_size: int = 224) -> EncoderConfig:
+    """The usual widths: tiny, small and base, at any patch."""
+    width, depth, heads = SIZES[size]
+    return EncoderConfig(patch=patch, width=width, depth=depth, heads=heads, image_size=image_size)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with a joint qkv projection."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Float[Tensor, "B T D"], causal: bool = False) -> Float[Tensor, "B T D"]:
+        """Attend over all tokens, or over earlier ones only."""
+        batch, tokens, width = x.shape
+        qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        projected: Tensor = self.proj(out.transpose(1, 2).reshape(batch, tokens, width))
+        return projected
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block; ``keep`` scales each sample's residual (stochastic depth)."""
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float, eps: float = 1e-6) -> None:
+        super().__init__()
+        hidden = int(width * mlp_ratio)
+        self.norm1 = nn.LayerNorm(width, eps=eps)
+        self.attn = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width, eps=eps)
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T D"],
+        keep: Float[Tensor, "B 2"] | None = None,
+        causal: bool = False,
+    ) -> Float[Tensor, "B T D"]:
+        """Attention, then the perceptron; each with its residual."""
+        attended = self.attn(self.norm1(x), causal)
+        x = x + (attended if keep is None else attended * keep[:, :1, None])
+        hidden = self.mlp(self.norm2(x))
+        out: Tensor = x + (hidden if keep is None else hidden * keep[:, 1:, None])
+        return out
+
+
+class VisionEncoder(nn.Module):
+    """A ViT that returns ``Features``.
+
+    Args:
+        config: the architecture.
+        seed: the study's root seed; weights come from its own stream, whatever else is built.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: EncoderConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        width = config.width
+        with torch_seed(seed, "encoder"):
+            self.patch_embed = nn.Conv2d(3, width, config.patch, stride=config.patch)
+            self.cls_token = nn.Parameter(torch.empty(1, 1, width))
+            self.register_tokens = nn.Parameter(torch.empty(1, config.registers, width))
+            self.pos_embed = nn.Parameter(torch.empty(1, 1 + config.grid**2, width))
+            self.blocks = nn.ModuleList(
+                Block(width, config.heads, config.mlp_ratio) for _ in range(config.depth)
+            )
+            self.norm = nn.LayerNorm(width, eps=1e-6)
+            self.apply(init_linear)
+            for token in (self.cls_token, self.register_tokens, self.pos_embed):
+                nn.init.trunc_normal_(token, std=0.02)
+        self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(
+        self,
+        images: Float[Tensor, "B 3 H W"],
+        *,
+        layer: int = -1,
+        keep: Float[Tensor, "depth B 2"] | None = None,
+    ) -> Features:
+        """Encode images in [0, 1].
+
+        Args:
+            images: any multiple of the patch size, positions are interpolated.
+            layer: -1 is the normalised output; -2 the second-to-last block's output without the final
+                norm, which is what LLaVA reads (``hidden_states[-2]``), and so on downwards.
+            keep: residual scales per block and sample, for stochastic depth.
+        """
+        if not -self.config.depth <= layer <= -1:
+            raise ValueError(f"layer {layer} is not in [-{self.config.depth}, -1]")
+        x = self.patch_embed((images - self.mean) / self.std)
+        positions = self.positions(x.shape[-2], x.shape[-1])
+        x = x.flatten(2).transpose(1, 2) + positions[:, 1:]
+        cls = (self.cls_token + positions[:, :1]).expand(len(x), -1, -1)
+        x = torch.cat([cls, self.register_tokens.expand(len(x), -1, -1), x], dim=1)
+        for number, block in enumerate(list(self.blocks)[: self.config.depth + 1 + layer]):
+            x = block(x, None if keep is None else keep[number])
+        if layer == -1:
+            x = self.norm(x)
+        prefix = 1 + self.config.registers
+        registers = x[:, 1:prefix] if self.config.registers else None
+        return Features(x[:, 0], registers, x[:, prefix:])
+
+    def positions(self, height: int, width: int) -> Float[Tensor, "1 tokens D"]:
+        """Position embeddings for a grid of patches, bicubic where it is not the trained one."""
+        grid = self.config.grid
+        if (height, width) == (grid, grid):
+            return self.pos_embed
+        square = self.pos_embed[:, 1:].reshape(1, grid, grid, -1).permute(0, 3, 1, 2)
+        with torch.autocast(square.device.type, enabled=False):
+            resized = F.interpolate(square, size=(height, width), mode="bicubic", align_corners=False)
+        return torch.cat([self.pos_embed[:, :1], resized.flatten(2).transpose(1, 2)], dim=1)
+
+
+def init_linear(module: nn.Module) -> None:
+    """Truncated normal, std 0.02, as DINO and timm initialise transformers; biases zero."""
+    if isinstance(module, nn.Linear | nn.Conv2d):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def weights_digest(module: nn.Module) -> str:
+    """SHA-256 over names, shapes and bytes of all parameters and persistent buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        array = tensor.detach().to("cpu", torch.float32).contiguous().numpy()
+        digest.update(f"{name}{tuple(array.shape)}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def save_weights(module: nn.Module, path: Path) -> None:
+    """Write a module's state as safetensors, whole or not at all; tied weights are written once."""
+    with whole_file(path) as temporary:
+        save_model(module, str(temporary))
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Fill a module from safetensors.
+
+    Raises:
+        UserError: the file is missing, damaged, or belongs to another architecture.
+    """
+    try:
+        load_model(module, path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} is missing or damaged: delete its folder and run again.") from error
+    except RuntimeError as error:
+        raise UserError(f"{path} holds the weights of another architecture: delete its folder.") from error

@@ -1,0 +1,217 @@
+"""DINO: self-distillation with no labels.
+
+Paper: Caron et al. 2021, "Emerging Properties in Self-Supervised Vision Transformers", algorithm 1; code
+facebookresearch/dino main_dino.py. In pseudo-code, for one image, teacher views t in {g1, g2}, student
+views s in {g1, g2, l1, ...}:
+
+    P_t = softmax((teacher(t) - centre) / tau_t);   Q_s = softmax(student(s) / 0.1)
+    loss = mean over pairs (t, s), t != s, of  -sum_k P_t[k] log Q_s[k]
+    centre <- m centre + (1 - m) mean(teacher outputs);   teacher <- EMA of the student
+
+Deviations: times are fractions of the budget, not epochs (facts: 10 warm-up epochs were half of a 20-epoch
+run). The cut between ``encode`` and ``loss`` lies at the head's 256-wide bottleneck, so that the wide last
+layer is never stored per sample.
+"""
+
+import copy
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import Field
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from paribus.encoders.vision import VisionEncoder, init_linear
+from paribus.objectives.base import Objective, ObjectiveConfig
+from paribus.rng import stream, torch_seed, uniforms
+from paribus.types import Batch, Clock, Confound, Encoded, Losses, ViewSpec, cosine
+
+STUDENT_TEMPERATURE = 0.1
+CODE = "facebookresearch/dino main_dino.py"
+
+
+def dino_loss(
+    student: Float[Tensor, "B V K"],
+    teacher: Float[Tensor, "B G K"],
+    centre: Float[Tensor, " K"],
+    temperature: float,
+) -> Float[Tensor, ""]:
+    """Cross-entropy of every student view with every *other* teacher view, meaned over pairs and samples.
+
+    The first G student views are the teacher's views in the same order; a view is not compared with itself.
+    """
+    target = F.softmax((teacher - centre) / temperature, dim=-1)
+    predicted = F.log_softmax(student / STUDENT_TEMPERATURE, dim=-1)
+    pairs = -torch.einsum("bgk,bvk->gv", target, predicted) / len(student)
+    views, globals_ = student.shape[1], teacher.shape[1]
+    other = 1.0 - torch.eye(globals_, views, device=pairs.device, dtype=pairs.dtype)
+    return (pairs * other).sum() / other.sum()
+
+
+class Head(nn.Module):
+    """DINO's projection head down to its unit-length bottleneck, and the weight-normed last layer."""
+
+    def __init__(self, width: int, hidden: int, bottleneck: int, out: int, norm_last: bool) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(width, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, bottleneck),
+        )
+        self.apply(init_linear)
+        self.last = nn.Parameter(torch.empty(out, bottleneck))
+        nn.init.kaiming_uniform_(self.last, a=5**0.5)  # nn.Linear's default, which DINO keeps here
+        self.gain = nn.Parameter(torch.ones(out, 1), requires_grad=not norm_last)
+
+    def forward(self, x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch bottleneck"]:
+        """The unit vectors before the last layer."""
+        return F.normalize(self.mlp(x).float(), dim=-1)
+
+    def logits(self, bottleneck: Float[Tensor, "*batch bottleneck"]) -> Float[Tensor, "*batch K"]:
+        """The last layer: rows of unit length (times a gain if it is not fixed), no bias."""
+        return F.linear(bottleneck, self.gain * F.normalize(self.last, dim=-1))
+
+
+class Dino(Objective):
+    """A student, its EMA teacher, and a centre."""
+
+    class Config(ObjectiveConfig):
+        """DINO's own settings; the defaults are the reference code's for ViT-B (facts §1.6, §10)."""
+
+        kind: Literal["dino"] = "dino"
+        out: int = Field(65_536, ge=2)
+        hidden: int = Field(2048, ge=1)
+        bottleneck: int = Field(256, ge=1)
+        norm_last: bool = True
+        local_crops: int = Field(8, ge=0)
+        local_size: float = Field(96 / 224, gt=0, le=1, description="of the encoder's image size")
+        momentum: float = Field(0.996, ge=0, le=1, description="of the teacher; cosine to 1")
+        centre_momentum: float = Field(0.9, ge=0, le=1)
+        warmup_temperature: float = Field(0.04, gt=0)
+        temperature: float = Field(0.07, gt=0)
+        temperature_warmup: float = Field(0.3, ge=0, le=1, description="fraction of the budget")
+        freeze_last: float = Field(0.025, ge=0, le=1, description="fraction of the budget")
+        drop_path: float = Field(0.1, ge=0, lt=1, description="of the student only")
+
+        published_views: ClassVar[tuple[ViewSpec, ...]] = (
+            ViewSpec(name="global1", scale=(0.4, 1.0), flip=0.5, jitter=0.8, grayscale=0.2, blur=1.0),
+            ViewSpec(
+                name="global2", scale=(0.4, 1.0), flip=0.5, jitter=0.8, grayscale=0.2, blur=0.1, solarize=0.2
+            ),
+            ViewSpec(
+                name="local", size=0.5, scale=(0.05, 0.4), flip=0.5, jitter=0.8, grayscale=0.2, blur=0.5
+            ),
+        )
+        departures: ClassVar[tuple[Confound, ...]] = (
+            Confound(path="recipe.betas", value=(0.9, 0.999), why="DINO's AdamW default", source=CODE),
+            Confound(path="recipe.eps", value=1e-8, why="DINO's AdamW default", source=CODE),
+            Confound(path="recipe.weight_decay", value=0.04, why="DINO raises the decay", source=CODE),
+            Confound(path="recipe.final_weight_decay", value=0.4, why="DINO raises the decay", source=CODE),
+            Confound(path="recipe.warmup", value=0.1, why="DINO warms up for 10 of 100 epochs", source=CODE),
+            Confound(path="recipe.final_lr", value=1e-6, why="DINO's floor", source=CODE),
+            Confound(path="recipe.clip", value=3.0, why="DINO clips, CLIP does not", source=CODE),
+            Confound(path="recipe.clip_by", value="tensor", why="each tensor by its own norm", source=CODE),
+        )
+
+        def views(self) -> tuple[ViewSpec, ...]:
+            """Two global crops and this config's local ones."""
+            one, two, local = self.published_views
+            if not self.local_crops:
+                return one, two
+            return one, two, local.model_copy(update={"count": self.local_crops, "size": self.local_size})
+
+    centre: Tensor
+
+    def __init__(
+        self, config: "Dino.Config", encoder: VisionEncoder, tokenizer: Tokenizer | None, seed: int
+    ) -> None:
+        super().__init__()
+        del tokenizer
+        self.config, self.student = config, encoder
+        with torch_seed(seed, "heads"):
+            self.head = Head(
+                encoder.config.width, config.hidden, config.bottleneck, config.out, config.norm_last
+            )
+        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+        self.teacher_head = copy.deepcopy(self.head).requires_grad_(False)
+        self.register_buffer("centre", torch.zeros(config.out))
+        self.register_buffer("batch_centre", torch.zeros(config.out), persistent=False)
+
+    def encode(self, batch: Batch) -> Encoded:
+        """Bottlenecks of ``student`` ``[B V 256]`` (globals first) and ``teacher`` ``[B 2 256]``."""
+        crops = torch.cat([batch.views["global1"], batch.views["global2"]], dim=1)
+        student = [self._student(crops, batch, "global")]
+        if "local" in batch.views:
+            student.append(self._student(batch.views["local"], batch, "local"))
+        with torch.no_grad():
+            teacher = self.teacher_head(self.teacher(crops.flatten(0, 1)).cls).unflatten(0, crops.shape[:2])
+        return {"student": torch.cat(student, dim=1), "teacher": teacher}
+
+    def _student(
+        self, views: Float[Tensor, "B V 3 H W"], batch: Batch, name: str
+    ) -> Float[Tensor, "B V bottleneck"]:
+        keep = self._keep(batch, name, views.shape[1])
+        encoded = self.student(views.flatten(0, 1), keep=keep).cls
+        out: Tensor = self.head(encoded).unflatten(0, views.shape[:2])
+        return out
+
+    def _keep(self, batch: Batch, name: str, views: int) -> Float[Tensor, "depth rows 2"] | None:
+        """Stochastic depth, rising linearly over the blocks; keyed by sample, so no chunking changes it."""
+        if not self.config.drop_path:
+            return None
+        depth = self.student.config.depth
+        draws = uniforms(stream(batch.seed, "drop-path", name), batch.ids, views * depth * 2)
+        rate = np.linspace(0.0, self.config.drop_path, depth)[:, None, None]
+        chance = draws.reshape(len(batch) * views, depth, 2).transpose(1, 0, 2)
+        keep = (chance >= rate) / (1.0 - rate)
+        parameter = next(self.student.parameters())
+        return torch.from_numpy(keep).to(parameter.device, parameter.dtype)
+
+    def loss(self, encoded: Encoded, clock: Clock) -> Losses:
+        """Distil; remember the teacher's mean output for the centre."""
+        student = self.head.logits(encoded["student"])
+        with torch.no_grad():
+            teacher = self.teacher_head.logits(encoded["teacher"])
+            self.batch_centre = teacher.mean(dim=(0, 1))
+        temperature = self.temperature(clock)
+        total = dino_loss(student, teacher, self.centre, temperature)
+        with torch.no_grad():
+            target = F.softmax((teacher - self.centre) / temperature, dim=-1)
+            entropy = -(target * target.clamp_min(1e-12).log()).sum(-1).mean()
+        parts = {"dino": total.detach(), "teacher_entropy": entropy, "centre_norm": self.centre.norm()}
+        return Losses(total, parts)
+
+    def temperature(self, clock: Clock) -> float:
+        """The teacher's temperature: linear warm-up, then constant."""
+        config = self.config
+        done = min(1.0, clock.fraction / config.temperature_warmup) if config.temperature_warmup else 1.0
+        return config.warmup_temperature + done * (config.temperature - config.warmup_temperature)
+
+    def before_step(self, clock: Clock) -> None:
+        """Hold the last layer still at first; it is what keeps the start from collapsing."""
+        if clock.fraction < self.config.freeze_last:
+            self.head.last.grad = None
+
+    @torch.no_grad()
+    def after_step(self, clock: Clock) -> None:
+        """Move the teacher towards the student, and the centre towards the batch's."""
+        momentum = cosine(self.config.momentum, 1.0, clock.fraction)
+        pairs = [(self.teacher, self.student), (self.teacher_head, self.head)]
+        for slow, fast in pairs:
+            torch._foreach_lerp_(list(slow.parameters()), list(fast.parameters()), 1.0 - momentum)
+        self.centre.lerp_(self.batch_centre, 1.0 - self.config.centre_momentum)
+
+    def image_forwards(self) -> float:
+        """Two student and two teacher globals, and the locals by their share of tokens."""
+        encoder = self.student.config
+        local = encoder.tokens(round(self.config.local_size * encoder.image_size))
+        return 4.0 + self.config.local_crops * local / encoder.tokens(encoder.image_size)
+
+    def encoder(self) -> VisionEncoder:
+        """The teacher: DINO evaluates the EMA weights."""
+        return self.teacher

@@ -1,0 +1,36 @@
+"""One progress bar for everything that takes more than two seconds."""
+
+import sys
+from collections.abc import Iterable
+from typing import TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+
+def progress(
+    items: Iterable[T] | None = None,
+    *,
+    label: str,
+    total: int | None = None,
+    initial: int = 0,
+    unit: str = "it",
+) -> "tqdm[T]":
+    """A bar with rate and time left, on stderr; silent for work that ends within two seconds.
+
+    Away from a terminal it writes a line only every ten seconds, so that logs stay readable.
+    """
+    terminal = sys.stderr.isatty()
+    return tqdm(
+        items,
+        desc=label,
+        total=total,
+        initial=initial,
+        unit=unit,
+        unit_scale=total is not None and total > 10_000,
+        delay=2.0,
+        mininterval=0.2 if terminal else 10.0,
+        dynamic_ncols=terminal,
+        leave=True,
+    )

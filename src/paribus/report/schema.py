@@ -1,0 +1,89 @@
+"""``results.json``: written, read, and held to the JSON schema that other programs can check it with.
+
+``python -m paribus.report.schema`` writes the packaged schema anew after a change of ``paribus.results``.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jsonschema import Draft202012Validator
+from pydantic import ValidationError
+
+from paribus.errors import UserError
+from paribus.files import write_json
+from paribus.results import Results
+
+SCHEMA = Path(__file__).with_name("results.schema.json")
+
+
+def results_schema() -> dict[str, Any]:
+    """The JSON schema (draft 2020-12) of ``Results``, as the classes stand now."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Results.model_json_schema()}
+
+
+def write_results(results: Results, folder: Path) -> Path:
+    """Write ``folder/results.json``, checked against the packaged schema.
+
+    Raises:
+        UserError: a number is not finite, since JSON has no word for it and no interval can hold it.
+    """
+    record = results.model_dump(mode="json")
+    for where, value in _numbers(record, "results"):
+        if not math.isfinite(value):
+            raise UserError(f"{where} is {value}, which results.json cannot hold: look at the run behind it.")
+    _validator().validate(record)
+    path = folder / "results.json"
+    write_json(path, record)
+    return path
+
+
+def load_results(path: Path) -> Results:
+    """Read a ``results.json``.
+
+    Raises:
+        UserError: the file is missing, not JSON, or does not fit the schema; the sentence names the field.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+    except OSError as error:
+        raise UserError(f"Cannot read {path} ({error.strerror}): give the path of a results.json.") from error
+    except (ValueError, RecursionError) as error:  # also JSONDecodeError and UnicodeDecodeError
+        raise UserError(f"{path} is not JSON ({error}): run the study again to write it anew.") from error
+    problems = sorted(_validator().iter_errors(record), key=lambda problem: list(map(str, problem.path)))
+    if problems:
+        where = problems[0].json_path.removeprefix("$").lstrip(".") or "the whole file"
+        said = problems[0].message[:200]
+        raise UserError(f"{path} does not fit the results schema at {where}: {said}; run the study again.")
+    try:
+        return Results.model_validate(record)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path} cannot be read at {where}: {first['msg']}; run the study again.") from error
+
+
+def _validator() -> Draft202012Validator:
+    return Draft202012Validator(json.loads(SCHEMA.read_text(encoding="utf-8")))
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def _numbers(value: Any, where: str) -> Iterator[tuple[str, float]]:
+    """Every float in a JSON value, with the path that leads to it."""
+    if isinstance(value, float):
+        yield where, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _numbers(item, f"{where}.{key}")
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _numbers(item, f"{where}[{index}]")
+
+
+if __name__ == "__main__":
+    write_json(SCHEMA, results_schema())

@@ -1,0 +1,150 @@
+"""What a study found, as data: the report is drawn from this and from nothing else.
+
+``results.json`` is a ``Results`` dumped as JSON; its schema is ``report/results.schema.json``, generated
+from these classes. Every number carries the interval, the sample count and the seed behind it.
+"""
+
+from typing import Literal
+
+from pydantic import Field
+
+from paribus.types import Config
+
+Verdict = Literal["supported", "contradicted", "not distinguishable"]
+
+
+class Measure(Config):
+    """One number about one arm."""
+
+    section: Literal["probe", "knn", "neighbours", "factors", "similarity", "symbols", "vqa", "language"]
+    task: str = Field(description="what is measured, e.g. group, style, OCR")
+    metric: str = Field(description="how, e.g. accuracy, mean cosine, standardised coefficient")
+    arm: str
+    value: float
+    low: float = Field(description="lower end of the 95% interval")
+    high: float = Field(description="upper end of the 95% interval")
+    n: int = Field(description="independent units behind the interval (see unit)")
+    unit: str = Field("images", description="what was resampled: images, concepts, questions, symbols")
+    seed: int
+    chance: float | None = Field(None, description="what guessing gives; None where it has no meaning")
+
+
+class Difference(Config):
+    """A paired difference between two arms on the same task: value = arm minus other."""
+
+    section: str
+    task: str
+    metric: str
+    arm: str
+    other: str
+    value: float
+    low: float
+    high: float
+    n: int
+    unit: str = "images"
+    seed: int
+    p: float | None = Field(None, description="exact McNemar p-value where both arms answer the same items")
+    p_holm: float | None = Field(None, description="the same after Holm's correction within its section")
+
+
+class Claim(Config):
+    """One of the study's claims, and what this run says of it."""
+
+    name: str
+    text: str = Field(description="the claim, in the study's words")
+    source: str
+    verdict: Verdict
+    because: str = Field(description="one sentence with the number, its interval and n")
+    value: float
+    low: float
+    high: float
+    n: int
+    seed: int
+
+
+class LedgerRow(Config):
+    """One line of the first table: a setting, the part it plays, and its value in each arm."""
+
+    path: str
+    role: Literal["control", "treatment", "confound", "measured"]
+    values: dict[str, str] = Field(description="arm -> value; equal for a control")
+    why: str = ""
+    source: str = ""
+    agrees: bool = Field(True, description="False where arms differ and must not")
+
+
+class Cost(Config):
+    """What one arm's pre-training took."""
+
+    arm: str
+    seed: int
+    samples: int
+    image_forwards: int = Field(description="full-size image equivalents through an encoder, by tokens")
+    flops: float
+    trainable_parameters: int
+    seconds: float
+    images_per_second: float
+    peak_memory_mb: float
+
+
+class Curve(Config):
+    """A logged series over training."""
+
+    arm: str
+    stage: str = Field(description="pretrain, align, instruct, language")
+    name: str
+    seed: int
+    seen: list[int] = Field(description="samples seen")
+    values: list[float]
+
+
+class GalleryItem(Config):
+    """A pair of pictures on which two encoders disagree."""
+
+    left: str = Field(description="sample key; gallery/<picture>.png holds the pixels")
+    right: str
+    left_picture: str
+    right_picture: str
+    left_label: str
+    right_label: str
+    high_arm: str = Field(description="the arm that finds the two alike")
+    low_arm: str
+    similarity: dict[str, float] = Field(description="arm -> cosine")
+    percentile: dict[str, float] = Field(description="arm -> percentile among all pairs of that arm, 0 to 100")
+    shares: list[str] = Field(description="factors that the two pictures share")
+
+
+class Attribution(Config):
+    """Whose art it is."""
+
+    name: str
+    style: str
+    package: str
+    version: str
+    licence: str
+    author: str
+    url: str = ""
+    images: int
+
+
+class Results(Config):
+    """All that a study found."""
+
+    version: Literal[1] = 1
+    study: str
+    hypothesis: str
+    level: Literal["recipe", "strict", "compute"]
+    seeds: list[int]
+    arms: dict[str, str] = Field(description="arm -> because")
+    baselines: list[str]
+    data: dict[str, str] = Field(description="what the data is: source, counts, digest")
+    ledger: list[LedgerRow]
+    costs: list[Cost]
+    measures: list[Measure]
+    differences: list[Difference]
+    claims: list[Claim]
+    curves: list[Curve]
+    gallery: list[GalleryItem]
+    mined: dict[str, int] = Field(description="counts of mined and removed pairs, by reason")
+    attributions: list[Attribution]
+    environment: dict[str, str] = Field(description="versions and machine; the only part that may differ on a rerun, with seconds and memory")

@@ -1,0 +1,1 @@
+"""Control, arms, stages, audit: the only part that knows it is an experiment."""

@@ -1,0 +1,152 @@
+"""The ledger: what was equal, what was treated, what is admitted to differ, and what was measured."""
+
+import json
+from typing import Any, NamedTuple
+
+from paribus.results import LedgerRow
+from paribus.study.study import Arm, Study
+from paribus.study.stages import PretrainRecord
+from paribus.types import Confound, Runtime
+
+MEASURED = {
+    "data": "digest of every picture and caption",
+    "order": "digest of the sample order really consumed",
+    "start": "digest of the encoder's weights at step 0",
+    "samples": "samples really seen",
+    "encoder_parameters": "parameters of the encoder",
+}
+"""What must agree between arms, as each run recorded it."""
+
+TREATED = ("objective", "words")
+"""Settings that are the treatment itself: the objective, and whether it reads captions."""
+
+INTRINSIC = "the crops are part of the objective's recipe"
+
+
+class Audit(NamedTuple):
+    """The ledger, and every disagreement as a sentence."""
+
+    rows: list[LedgerRow]
+    faults: list[str]
+
+
+def flatten(value: Any, path: str = "") -> dict[str, str]:
+    """Nested settings as ``path -> value``; lists of views by their names, other lists whole."""
+    if isinstance(value, dict):
+        flat: dict[str, str] = {}
+        for key, below in value.items():
+            flat |= flatten(below, f"{path}.{key}" if path else str(key))
+        return flat
+    if isinstance(value, list) and value and all(isinstance(item, dict) and "name" in item for item in value):
+        return flatten({item["name"]: {k: v for k, v in item.items() if k != "name"} for item in value}, path)
+    return {path: value if isinstance(value, str) else json.dumps(value)}
+
+
+def audit(study: Study, runtime: Runtime) -> Audit:
+    """Compare the arms' settings and records, seed by seed; a missing record is a fault."""
+    rows: list[LedgerRow] = []
+    faults: list[str] = []
+    for seed in study.seeds:
+        arms = [arm for arm in study.all_arms() if arm.seed == seed]
+        first = seed == study.seeds[0]
+        declared = _declared(study, arms, rows if first else [])
+        faults += declared if first else []
+        faults += _measured(study, arms, runtime, rows, seed)
+    return Audit(rows, faults)
+
+
+def _declared(study: Study, arms: list[Arm], rows: list[LedgerRow]) -> list[str]:
+    """Rows for every setting; a difference outside treatment and confounds is a fault."""
+    settings = {arm.name: flatten(_settings(arm)) for arm in arms}
+    paths = list(dict.fromkeys(path for flat in settings.values() for path in flat))
+    faults = []
+    for path in paths:
+        values = {arm.name: settings[arm.name].get(path, "–") for arm in arms}
+        row = _row(study, path, values, arms)
+        rows.append(row)
+        if not row.agrees:
+            faults.append(f"{path} differs between arms and is no declared confound: {_spell(values)}")
+    return faults
+
+
+def _settings(arm: Arm) -> dict[str, Any]:
+    identity: dict[str, Any] = arm.encoder.model_dump(mode="json", exclude={"infra", "corpus", "words"})
+    corpus = arm.encoder.corpus.model_dump(mode="json", exclude={"infra"})
+    words = "none" if arm.encoder.words is None else "BPE trained on the captions"
+    return {"data": corpus["source"], "words": words, **identity}
+
+
+def _row(study: Study, path: str, values: dict[str, str], arms: list[Arm]) -> LedgerRow:
+    if path.startswith(TREATED):
+        because = "; ".join(f"{arm.name}: {arm.because}" for arm in arms) if path == "objective.kind" else ""
+        return LedgerRow(path=path, role="treatment", values=values, why=because)
+    if len(set(values.values())) == 1:
+        return LedgerRow(path=path, role="control", values=values)
+    confounds = [c for arm in arms for c in arm.confounds if path == c.path or path.startswith(f"{c.path}.")]
+    if path.startswith("views."):
+        confounds.append(_views_confound(study, path))
+    why = "; ".join(dict.fromkeys(confound.why for confound in confounds))
+    source = "; ".join(dict.fromkeys(confound.source for confound in confounds))
+    return LedgerRow(path=path, role="confound", values=values, why=why, source=source, agrees=bool(confounds))
+
+
+def _views_confound(study: Study, path: str) -> Confound:
+    """Views are made by ``arm_views`` alone, so what may differ at a level is known here."""
+    strict = study.control.level == "strict"
+    why = "how many crops of which size is the objective's own; their augmentation is equal" if strict else INTRINSIC
+    return Confound(path=path, value=None, why=why, source="the objective's published views")
+
+
+def _measured(
+    study: Study, arms: list[Arm], runtime: Runtime, rows: list[LedgerRow], seed: int
+) -> list[str]:
+    records: dict[str, PretrainRecord] = {}
+    faults = []
+    for arm in arms:
+        record = arm.encoder.cached(runtime)
+        if record is None:
+            faults.append(f"{arm.name} (seed {seed}) has no record: run the study first")
+        else:
+            records[arm.name] = record
+    for field, why in MEASURED.items():
+        values = {name: str(getattr(record, field)) for name, record in records.items()}
+        agrees = len(set(values.values())) <= 1 or (field, study.control.level) in {
+            ("samples", "compute"),
+            ("order", "compute"),
+        }
+        rows.append(
+            LedgerRow(path=f"{field} (seed {seed})", role="measured", values=values, why=why, agrees=agrees)
+        )
+        if not agrees:
+            faults.append(f"{field} (seed {seed}) differs between arms: {_spell(values)}")
+    return faults
+
+
+def _spell(values: dict[str, str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def spell(found: Audit) -> str:
+    """The ledger as text: what differs first, then what was measured, then what is equal."""
+    titles = {
+        "treatment": "Treatment (what is compared)",
+        "confound": "Confounds (declared departures)",
+        "measured": "Measured (as each run recorded it)",
+        "control": "Control (equal for all arms)",
+    }
+    lines: list[str] = []
+    for role, title in titles.items():
+        rows = [row for row in found.rows if row.role == role]
+        if not rows:
+            continue
+        lines += ["", title]
+        for row in rows:
+            equal = len(set(row.values.values())) == 1
+            values = next(iter(row.values.values())) if equal else _spell(row.values)
+            mark = " " if row.agrees else "!"
+            lines.append(f"{mark} {row.path}: {values}")
+            if row.why and role != "measured":
+                lines.append(f"      {row.why}" + (f" ({row.source})" if row.source else ""))
+    lines += ["", *(f"FAULT: {fault}" for fault in found.faults)]
+    lines.append("the arms differ where they must not" if found.faults else "all digests agree; every departure is declared")
+    return "\n".join(lines).lstrip("\n")

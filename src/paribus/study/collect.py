@@ -1,0 +1,279 @@
+"""From records to ``Results``: nothing is computed here that an interval would need."""
+
+import importlib.metadata
+import os
+import platform
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from paribus import stats
+from paribus.results import Cost, Curve, Difference, GalleryItem, Measure, Results
+from paribus.study.audit import audit
+from paribus.study.claims import PROBE, judge
+from paribus.study.control import Treatment
+from paribus.study.evaluate import Probe, ProbeResult
+from paribus.study.study import Branch, Study
+from paribus.types import Runtime
+from paribus.vqa.scoring import summarise
+
+PROBES = {"linear": PROBE, "knn": "kNN accuracy"}
+CURVE_POINTS = 200
+PACKAGES = ("torch", "numpy", "transformers", "tokenizers", "opencv-python-headless", "resvg_py")
+
+
+def collect(study: Study, name: str, runtime: Runtime) -> Results:
+    """Gather what every stage recorded; all stages must have run."""
+    branches = study.branches()
+    corpus = study.corpus.run(runtime)
+    differences = _probe_differences(study, branches, runtime) + _compared(study, runtime)
+    measures = _measures(branches, runtime)
+    asked, paired = _answers(study, branches, runtime)
+    differences += paired
+    gallery, counts = _gallery(study, runtime)
+    counted = {f"pictures, {split}": str(count) for split, count in corpus.counts.items()}
+    return Results(
+        study=name,
+        hypothesis=" ".join(study.hypothesis.split()),
+        level=study.control.level,
+        seeds=list(study.seeds),
+        arms={arm: treatment.because for arm, treatment in study.arms.items()},
+        baselines=list(study.baselines),
+        data={
+            "source": study.control.data.source.kind,
+            "captions mention": study.control.data.captions,
+            **counted,
+            "digest": corpus.digest,
+        },
+        ledger=audit(study, runtime).rows,
+        costs=_costs(study, runtime),
+        measures=measures + asked,
+        differences=differences,
+        claims=_claims(study, differences),
+        curves=_curves(study, branches, runtime),
+        gallery=gallery,
+        mined=counts,
+        attributions=corpus.attributions,
+        environment=environment(runtime),
+    )
+
+
+def pictures(study: Study, runtime: Runtime) -> dict[str, bytes]:
+    """The gallery's PNG files by the names that ``Results.gallery`` gives them."""
+    found: dict[str, bytes] = {}
+    for number, (_, _, compare) in enumerate(study.comparisons()):
+        for path in sorted((compare.folder(runtime) / "gallery").glob("*.png")):
+            found[f"{number}-{path.name}"] = path.read_bytes()
+    return found
+
+
+def environment(runtime: Runtime) -> dict[str, str]:
+    """What the numbers were measured on."""
+    versions = {package: importlib.metadata.version(package) for package in PACKAGES}
+    cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return {
+        "paribus": importlib.metadata.version("paribus"),
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "device": str(runtime.torch_device),
+        "gpu": cuda,
+        "torch threads": str(torch.get_num_threads()),
+        **versions,
+    }
+
+
+def _costs(study: Study, runtime: Runtime) -> list[Cost]:
+    costs = []
+    for arm in study.all_arms():
+        record = arm.encoder.run(runtime)
+        costs.append(
+            Cost(
+                arm=arm.name,
+                seed=arm.seed,
+                samples=record.samples,
+                image_forwards=round(record.image_forwards * record.samples),
+                flops=record.flops_per_sample * record.samples,
+                trainable_parameters=record.trainable_parameters,
+                seconds=record.seconds,
+                images_per_second=round(record.samples / max(record.seconds, 1e-9), 1),
+                peak_memory_mb=record.peak_memory_mb,
+            )
+        )
+    return costs
+
+
+def _measures(branches: list[Branch], runtime: Runtime) -> list[Measure]:
+    measures = []
+    for branch in branches:
+        if branch.probe is not None:
+            results = branch.probe.run(runtime).results
+            measures += [_probe_measure(branch, result) for result in results]
+        if branch.embedding is not None:
+            found = branch.embedding.run(runtime).measures
+            measures += [row.model_copy(update={"arm": branch.name}) for row in found]
+    return measures
+
+
+def _probe_measure(branch: Branch, result: ProbeResult) -> Measure:
+    return Measure(
+        section="probe" if result.probe == "linear" else "knn",
+        task=result.task,
+        metric=PROBES[result.probe],
+        arm=branch.name,
+        value=result.value,
+        low=result.low,
+        high=result.high,
+        n=result.concepts,
+        unit="concepts",
+        seed=branch.seed,
+        chance=result.chance,
+    )
+
+
+def _probe_differences(study: Study, branches: list[Branch], runtime: Runtime) -> list[Difference]:
+    """Paired by picture, resampled by concept, for every two arms of a seed."""
+    arms = [(branch, branch.probe) for branch in branches if branch.name in study.arms and branch.probe]
+    out = []
+    for (one, first), (other, second) in combinations(arms, 2):
+        if one.seed == other.seed:
+            out += _paired_probes(one, first, other, second, runtime)
+    return out
+
+
+def _paired_probes(
+    one: Branch, first: Probe, other: Branch, second: Probe, runtime: Runtime
+) -> list[Difference]:
+    a, b = first.answers(runtime), second.answers(runtime)
+    if not np.array_equal(a["key"], b["key"]):
+        raise RuntimeError(f"{one.name} and {other.name} were probed on different pictures")
+    out = []
+    for probe, metric in PROBES.items():
+        for task in dict.fromkeys(a["task"].tolist()):
+            rows = (a["task"] == task) & (a["probe"] == probe)
+            estimate = stats.bootstrap_difference(
+                a["correct"][rows].astype(np.float64),
+                b["correct"][rows].astype(np.float64),
+                clusters=a["concept"][rows],
+                seed=one.seed,
+            )
+            out.append(
+                Difference(
+                    section="probe" if probe == "linear" else "knn",
+                    task=task,
+                    metric=metric,
+                    arm=one.name,
+                    other=other.name,
+                    value=estimate.value,
+                    low=estimate.low,
+                    high=estimate.high,
+                    n=estimate.n,
+                    unit="concepts",
+                    seed=one.seed,
+                )
+            )
+    return out
+
+
+def _compared(study: Study, runtime: Runtime) -> list[Difference]:
+    out = []
+    for one, other, compare in study.comparisons():
+        names = {"arm": one, "other": other}
+        out += [row.model_copy(update=names) for row in compare.run(runtime).differences]
+    return out
+
+
+def _answers(
+    study: Study, branches: list[Branch], runtime: Runtime
+) -> tuple[list[Measure], list[Difference]]:
+    """VLM scores of all branches; differences between arms only."""
+    measures: list[Measure] = []
+    differences: list[Difference] = []
+    for seed in study.seeds:
+        opened = {
+            branch.name: branch.answer.open(runtime)
+            for branch in branches
+            if branch.seed == seed and branch.answer is not None
+        }
+        if not opened:
+            continue
+        questions = next(iter(opened.values()))[0]
+        found, paired = summarise({name: correct for name, (_, correct) in opened.items()}, questions, seed)
+        measures += found
+        differences += [row for row in paired if {row.arm, row.other} <= set(study.arms)]
+    return measures, differences
+
+
+def _gallery(study: Study, runtime: Runtime) -> tuple[list[GalleryItem], dict[str, int]]:
+    items: list[GalleryItem] = []
+    counts: dict[str, int] = {}
+    for number, (one, other, compare) in enumerate(study.comparisons()):
+        record = compare.run(runtime)
+        names = {"a": one, "b": other}
+        for item in record.gallery:
+            renamed = {
+                "left_picture": f"{number}-{item.left_picture}",
+                "right_picture": f"{number}-{item.right_picture}",
+                "high_arm": names[item.high_arm],
+                "low_arm": names[item.low_arm],
+                "similarity": {names[key]: value for key, value in item.similarity.items()},
+                "percentile": {names[key]: value for key, value in item.percentile.items()},
+            }
+            items.append(item.model_copy(update=renamed))
+        counts |= {f"{one} and {other} (seed {compare.seed}): {k}": v for k, v in record.counts.items()}
+    return items, counts
+
+
+def _claims(study: Study, differences: list[Difference]) -> list:  # type: ignore[type-arg]
+    reading = [name for name, arm in study.arms.items() if reads(arm)]
+    looking = [name for name, arm in study.arms.items() if not reads(arm)]
+    if not reading or not looking:
+        return []
+    return judge(differences, reading[0], looking[0], study.margin)
+
+
+def reads(arm: Treatment) -> bool:
+    """Whether an arm is supervised by captions."""
+    return arm.objective.reads_text
+
+
+def _curves(study: Study, branches: list[Branch], runtime: Runtime) -> list[Curve]:
+    curves = []
+    for arm in study.all_arms():
+        curves += _series(arm.name, arm.seed, "pretrain", arm.encoder.history(runtime))
+    for branch in branches:
+        if branch.answer is not None:
+            instruct = branch.answer.vlm
+            curves += _series(branch.name, branch.seed, "align", instruct.align.history(runtime))
+            curves += _series(branch.name, branch.seed, "instruct", instruct.history(runtime))
+    first = next((branch.answer for branch in branches if branch.answer is not None), None)
+    if first is not None:
+        language = first.vlm.align.language
+        curves += _series("all arms", language.seed, "language", language.history(runtime))
+    return curves
+
+
+def _series(arm: str, seed: int, stage: str, history: list[dict[str, float]]) -> list[Curve]:
+    """Each logged number over samples seen, thinned by averaging neighbouring steps."""
+    if not history:
+        return []
+    names = [name for name in history[0] if name not in ("seen", "lr")]
+    parts = np.array_split(np.arange(len(history)), min(CURVE_POINTS, len(history)))
+    seen = [round(history[part[-1]]["seen"]) for part in parts]
+    return [
+        Curve(
+            arm=arm,
+            stage=stage,
+            name=name,
+            seed=seed,
+            seen=seen,
+            values=[float(np.mean([history[step][name] for step in part])) for part in parts],
+        )
+        for name in names
+    ]
+
+
+def run_folder(runtime: Runtime, name: str) -> Path:
+    """Where a study's results lie."""
+    return runtime.runs / name

@@ -1,0 +1,129 @@
+"""Control, Treatment, Confound: what is equal, what is compared, and what is admitted to differ."""
+
+import json
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from paribus.data.glyphs import GlyphsConfig
+from paribus.encoders.vision import EncoderConfig
+from paribus.errors import UserError
+from paribus.objectives import AnyObjective
+from paribus.objectives.base import ObjectiveConfig
+from paribus.types import Budget, Config, Confound, Recipe, ViewSpec
+from paribus.vlm.language import LanguageConfig
+from paribus.vqa.glyphqa import GlyphQAConfig
+
+Level = Literal["recipe", "strict", "compute"]
+
+GEOMETRY = ("name", "count", "size", "scale")
+"""What of a view belongs to an objective: how many crops of which size. The rest is photometric."""
+
+
+class Data(Config):
+    """Where the pictures come from and what their captions mention."""
+
+    source: GlyphsConfig = GlyphsConfig()
+    captions: str = "thing"
+    vocabulary: int = Field(4096, ge=300, description="of the BPE tokenizer trained on the captions")
+
+
+class VisionLanguageConfig(Config):
+    """The whole downstream, equal for all arms by construction: LLaVA-1.5's two stages on one language model."""
+
+    language: LanguageConfig = LanguageConfig()
+    questions: GlyphQAConfig = GlyphQAConfig()
+    layer: int = -2
+    language_budget: Budget = Budget(samples=32_000, batch=64)
+    language_recipe: Recipe = Recipe(lr=2e-3, weight_decay=0.05, clip=1.0)
+    align_budget: Budget = Budget(samples=8_000, batch=64)
+    align_recipe: Recipe = Recipe(lr=1e-3, weight_decay=0.0, warmup=0.03, clip=1.0)
+    instruct_budget: Budget = Budget(samples=16_000, batch=64)
+    instruct_recipe: Recipe = Recipe(lr=5e-4, weight_decay=0.0, warmup=0.03, clip=1.0)
+
+
+class Control(Config):
+    """Everything that is equal for all arms."""
+
+    data: Data = Data()
+    encoder: EncoderConfig = EncoderConfig()
+    budget: Budget
+    recipe: Recipe = Recipe()
+    view: ViewSpec = Field(
+        ViewSpec(name="image", scale=(0.4, 1.0), flip=0.5),
+        description="the augmentation that level strict gives to every arm's crops",
+    )
+    precision: Literal["bf16", "fp32"] = "bf16"
+    level: Level = "recipe"
+    vlm: VisionLanguageConfig = VisionLanguageConfig()
+
+
+class Treatment(Config):
+    """One arm: the supervision, why it is there, and how it departs from the control besides."""
+
+    objective: AnyObjective
+    because: str = Field(min_length=1)
+    confounds: tuple[Confound, ...] = ()
+
+
+def arm_views(objective: ObjectiveConfig, control: Control) -> tuple[ViewSpec, ...]:
+    """An arm's crops: as published, or at ``strict`` its geometry under the control's augmentation.
+
+    Small crops keep their own share of the image, because being small is the treatment; full-size crops
+    take the control's.
+    """
+    published = objective.views()
+    if control.level != "strict":
+        return published
+    return tuple(
+        control.view.model_copy(
+            update={
+                "name": view.name,
+                "count": view.count,
+                "size": view.size,
+                "scale": view.scale if view.size < 1 else control.view.scale,
+            }
+        )
+        for view in published
+    )
+
+
+def arm_confounds(treatment: Treatment, control: Control) -> tuple[Confound, ...]:
+    """All declared departures of an arm at the control's level; the study's own come last and win."""
+    published = () if control.level == "strict" else treatment.objective.departures
+    by_path = {confound.path: confound for confound in (*published, *treatment.confounds)}
+    return tuple(by_path.values())
+
+
+def depart(settings: dict[str, Any], confounds: tuple[Confound, ...], arm: str) -> dict[str, Any]:
+    """Apply confounds to an arm's settings.
+
+    Raises:
+        UserError: a path does not exist.
+    """
+    changed: dict[str, Any] = json.loads(json.dumps(settings))
+    for confound in confounds:
+        *parents, last = confound.path.split(".")
+        place: Any = changed
+        for parent in parents:
+            place = place.get(parent) if isinstance(place, dict) else None
+        if not isinstance(place, dict) or last not in place:
+            raise UserError(
+                f"arms.{arm}.confounds: there is no setting {confound.path!r}; "
+                f"settings begin with {', '.join(sorted(changed))}."
+            )
+        place[last] = confound.value
+    return changed
+
+
+def one_sentence(error: ValidationError, where: str) -> str:
+    """The first complaint of a pydantic error as one sentence that names file, field and value."""
+    first = error.errors()[0]
+    path = ".".join(str(part) for part in first["loc"]) or "the file"
+    more = len(error.errors()) - 1
+    also = f" ({more} more after it)" if more else ""
+    if first["type"] == "extra_forbidden":
+        return f"{where}: {path} is not a known key; remove it or correct its spelling{also}."
+    value = f", not {first['input']!r}" if not isinstance(first["input"], dict) else ""
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {path}: {message[0].lower()}{message[1:]}{value}{also}."

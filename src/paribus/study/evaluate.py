@@ -1,0 +1,521 @@
+"""The stages that look at a frozen encoder: features, probes, embedding analysis, disagreement."""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from jaxtyping import Float32
+from numpy.typing import NDArray
+from pydantic import Field
+from safetensors.numpy import load_file, save_file
+
+from paribus import stats
+from paribus.analysis.disagreement import Mined, Pairs, look_at, mine
+from paribus.analysis.factors import factor_difference, factor_effects
+from paribus.analysis.neighbours import neighbour_table
+from paribus.analysis.symbols import SymbolTest, symbol_difference, symbol_test
+from paribus.data.art import Art
+from paribus.data.draw import COLOURS, draw_text
+from paribus.data.glyphs import Glyphs
+from paribus.data.views import make_views
+from paribus.encoders.vision import VisionEncoder
+from paribus.files import whole_file
+from paribus.probes.histogram import colour_histogram
+from paribus.probes.knn import knn_predict
+from paribus.probes.linear import Grid, Setting, fit_grid
+from paribus.progress import progress
+from paribus.results import Difference, GalleryItem, Measure
+from paribus.stats import Estimate
+from paribus.study.stage import Stage
+from paribus.study.stages import Corpus, Pretrain, Split, Untrained, art_folder
+from paribus.types import Config, Runtime, ViewSpec
+
+ALL: tuple[Split, ...] = ("train", "redraw", "test")
+PLAIN = ViewSpec(name="plain")
+SYMBOLS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+INKS = (("black", "white"), ("white", "blue"), ("red", "white"))
+"""Fill and background of the symbol test, by colour term."""
+
+Images = Sequence[NDArray[np.uint8]]
+
+
+class Histogram(Stage[Config]):
+    """The baseline that sees nothing but colour: a 64-bin histogram in place of an encoder."""
+
+    name: ClassVar[str] = "histogram"
+    kind: Literal["histogram"] = "histogram"
+    version: int = 1
+
+    def compute(self, folder: Path, runtime: Runtime) -> Config:
+        """Nothing to prepare."""
+        del folder, runtime
+        return Config()
+
+
+AnyEye = Annotated[Pretrain | Untrained | Histogram, Field(discriminator="kind")]
+
+
+class ExtractRecord(Config):
+    """What was extracted."""
+
+    images: int
+    width: int
+
+
+class Extract(Stage[ExtractRecord]):
+    """Every picture of the corpus, and the symbols, through one frozen encoder; done once, read by all."""
+
+    name: ClassVar[str] = "extract"
+    version: int = 1
+    encoder: AnyEye
+    corpus: Corpus
+
+    def compute(self, folder: Path, runtime: Runtime) -> ExtractRecord:
+        """Write ``features.safetensors``: images ``[N D]`` in corpus order, symbols ``[S T D]``."""
+        source = self.corpus.open(runtime, ALL)
+        encode = self._encode(runtime)
+        features = encode([source.image(index) for index in range(len(source))])
+        drawn = symbol_images(Art(art_folder(runtime)), self.corpus.source.size)
+        symbols = encode([image for row in drawn for image in row])
+        grid = symbols.reshape(len(drawn), len(drawn[0]), -1)
+        with whole_file(folder / "features.safetensors") as path:
+            save_file({"images": features, "symbols": grid}, path)
+        return ExtractRecord(images=len(features), width=features.shape[1])
+
+    def _encode(self, runtime: Runtime) -> Any:
+        if isinstance(self.encoder, Histogram):
+            return colour_histogram
+        return functools.partial(encode_images, self.encoder.open(runtime).to(runtime.torch_device))
+
+    def open(self, runtime: Runtime) -> dict[str, Float32[np.ndarray, "..."]]:
+        """The features by name."""
+        return load_file(self.folder(runtime) / "features.safetensors")
+
+
+@torch.no_grad()
+def encode_images(encoder: VisionEncoder, images: Images, block: int = 512) -> Float32[np.ndarray, "N D"]:
+    """Class-token features of images of any size, in float32."""
+    encoder.eval()
+    device = next(encoder.parameters()).device
+    rows = []
+    for start in progress(range(0, len(images), block), label="features", unit="block"):
+        part = images[start : start + block]
+        nothing = np.zeros(len(part), dtype=np.int64)
+        views = make_views(
+            part,
+            nothing.astype(np.uint64),
+            [PLAIN],
+            image_size=encoder.config.image_size,
+            seed=0,
+            epoch=nothing,
+        )
+        rows.append(encoder(views["plain"][:, 0].to(device)).cls.float().cpu().numpy())
+    return np.concatenate(rows)
+
+
+def symbol_images(art: Art, size: int) -> list[list[NDArray[np.uint8]]]:
+    """Capital letters and digits (rows) in held-out fonts times three inks (columns)."""
+    fonts = [font for font in art.fonts if font.split == "heldout"]
+    return [
+        [
+            draw_text(symbol, font.path, size, fill=COLOURS[ink], background=COLOURS[paper])
+            for font in fonts
+            for ink, paper in INKS
+        ]
+        for symbol in SYMBOLS
+    ]
+
+
+class Task(NamedTuple):
+    """A labelling of the corpus: which pictures, which label, what is held out."""
+
+    name: str
+    column: str
+    kinds: tuple[str, ...]
+    test: Split
+    groups: str
+    """Validation is carved from train by whole groups of this column."""
+
+
+TASKS = (
+    Task("group", "group", ("emoji",), "test", "concept"),
+    Task("subgroup", "subgroup", ("emoji",), "test", "concept"),
+    Task("style", "style", ("emoji",), "test", "concept"),
+    Task("colour", "colour", ("emoji", "icon"), "test", "concept"),
+    Task("word, unseen font", "text", ("word",), "redraw", "style"),
+    Task("first letter, unseen word", "letter", ("word",), "test", "concept"),
+)
+"""Thing, style, colour and written word: all scored on concepts, fonts or words no encoder was trained on."""
+
+
+def labels_of(source: Glyphs) -> dict[str, NDArray[Any]]:
+    """The corpus' columns, and the first letter of what is written."""
+    return {**source.columns, "letter": np.array([text[:1] for text in source.columns["text"]])}
+
+
+class ProbeResult(Config):
+    """One task by one probe."""
+
+    task: str
+    probe: Literal["linear", "knn"]
+    value: float
+    low: float
+    high: float
+    concepts: int
+    images: int
+    chance: float
+    chosen: Setting | None
+
+
+class ProbeRecord(Config):
+    """All tasks."""
+
+    results: list[ProbeResult]
+
+
+class Probe(Stage[ProbeRecord]):
+    """What can be read off the frozen features: linear probe and kNN, scored once."""
+
+    name: ClassVar[str] = "probe"
+    version: int = 1
+    features: Extract
+    grid: Grid = Grid()
+    seed: int
+
+    def compute(self, folder: Path, runtime: Runtime) -> ProbeRecord:
+        """Probe every task; ``answers.parquet`` holds each test picture's outcome, for paired comparisons."""
+        source = self.features.corpus.open(runtime, ALL)
+        labels, features = labels_of(source), self.features.open(runtime)["images"]
+        results, rows = [], []
+        for task in progress(TASKS, label="probes", unit="task"):
+            for result, row in self._task(task, labels, features, runtime):
+                results.append(result)
+                rows.append(row)
+        table = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+        with whole_file(folder / "answers.parquet") as path:
+            pq.write_table(pa.table({name: pa.array(column) for name, column in table.items()}), path)
+        return ProbeRecord(results=results)
+
+    def _task(
+        self, task: Task, labels: dict[str, NDArray[Any]], features: Float32[np.ndarray, "N D"], runtime: Runtime
+    ) -> list[tuple[ProbeResult, dict[str, NDArray[Any]]]]:
+        usable = np.isin(labels["kind"], task.kinds) & (labels[task.column] != "")
+        train = np.flatnonzero(usable & (labels["split"] == "train"))
+        classes, train_y = np.unique(labels[task.column][train], return_inverse=True)
+        test = np.flatnonzero(
+            usable & (labels["split"] == task.test) & np.isin(labels[task.column], classes)
+        )
+        test_y = np.searchsorted(classes, labels[task.column][test])
+        probe = fit_grid(
+            features[train],
+            train_y.astype(np.int64),
+            labels[task.groups][train],
+            len(classes),
+            self.grid,
+            self.seed,
+            device=str(runtime.torch_device),
+        )
+        voted = knn_predict(
+            features[train], train_y.astype(np.int64), features[test], device=str(runtime.torch_device)
+        )
+        chance = float(np.mean(test_y == np.bincount(train_y).argmax()))
+        concepts = labels["concept"][test]
+        outcomes = {"linear": probe.predict(features[test]) == test_y, "knn": voted == test_y}
+        chosen = {"linear": probe.chosen, "knn": None}
+        out = []
+        for name, correct in outcomes.items():
+            estimate = stats.bootstrap_mean(correct.astype(np.float64), clusters=concepts, seed=self.seed)
+            result = ProbeResult(
+                task=task.name,
+                probe=name,  # type: ignore[arg-type]
+                value=estimate.value,
+                low=estimate.low,
+                high=estimate.high,
+                concepts=estimate.n,
+                images=len(test),
+                chance=chance,
+                chosen=chosen[name],
+            )
+            fixed = {"task": np.full(len(test), task.name), "probe": np.full(len(test), name)}
+            answers = {"key": labels["key"][test], "concept": concepts, "correct": correct}
+            out.append((result, fixed | answers))
+        return out
+
+    def answers(self, runtime: Runtime) -> dict[str, NDArray[Any]]:
+        """Columns task, probe, key, concept, correct."""
+        table = pq.read_table(self.folder(runtime) / "answers.parquet")
+        return {name: np.array(table[name].to_pylist()) for name in table.column_names}
+
+
+def analysis_rows(labels: dict[str, NDArray[Any]]) -> NDArray[np.intp]:
+    """The pictures that embedding analysis looks at: nothing that any encoder was trained on."""
+    words = (labels["kind"] == "word") & (labels["split"] != "train")
+    return np.flatnonzero((labels["split"] == "test") | words)
+
+
+def analysis_factors(
+    labels: dict[str, NDArray[Any]], rows: NDArray[np.intp]
+) -> dict[str, NDArray[Any]]:
+    """Known factors of those pictures. A word's thing is what is written, so it has no other."""
+    word = labels["kind"][rows] == "word"
+    return {
+        "subgroup": np.where(word, "", labels["subgroup"][rows]),
+        "concept": np.where(word, "", labels["concept"][rows]),
+        "style": labels["style"][rows],
+        "colour": labels["colour"][rows],
+        "text": labels["text"][rows],
+    }
+
+
+def measure(
+    section: str, task: str, metric: str, estimate: Estimate, seed: int, *, unit: str, chance: float | None = None
+) -> Measure:
+    """A ``Measure`` whose arm is filled in where arms are known."""
+    return Measure(
+        section=section,  # type: ignore[arg-type]
+        task=task,
+        metric=metric,
+        arm="",
+        value=estimate.value,
+        low=estimate.low,
+        high=estimate.high,
+        n=estimate.n,
+        unit=unit,
+        seed=seed,
+        chance=chance,
+    )
+
+
+class EmbeddingRecord(Config):
+    """One encoder's numbers."""
+
+    measures: list[Measure]
+
+
+SYMBOL_METRICS = {
+    "distinct": "mean cosine of distinct symbols, same style",
+    "same": "mean cosine of one symbol across styles",
+    "baseline": "mean cosine of any two pictures",
+    "distinct_contrast": "distinct symbols, relative to the baseline",
+    "same_contrast": "one symbol across styles, relative to the baseline",
+}
+
+
+class Embedding(Stage[EmbeddingRecord]):
+    """What one encoder puts together: factors of its similarity, nearest neighbours, symbols."""
+
+    name: ClassVar[str] = "embedding"
+    version: int = 1
+    features: Extract
+    seed: int
+
+    def compute(self, folder: Path, runtime: Runtime) -> EmbeddingRecord:
+        """All of it; hits per picture go to ``neighbours.safetensors`` for paired comparisons."""
+        labels = labels_of(self.features.corpus.open(runtime, ALL))
+        rows = analysis_rows(labels)
+        factors, stored = analysis_factors(labels, rows), self.features.open(runtime)
+        features = stored["images"][rows]
+        effects = factor_effects(features, factors, seed=self.seed)
+        measures = [
+            measure("factors", name, "standardised coefficient", estimate, self.seed, unit="images")
+            for name, estimate in effects.coefficient.items()
+        ]
+        measures += [
+            measure("factors", name, "unique R2", estimate, self.seed, unit="images")
+            for name, estimate in effects.unique_r2.items()
+        ]
+        hits = {}
+        for label, exclude in (("any style", None), ("another style", factors["style"])):
+            table = neighbour_table(
+                features, factors, exclude=exclude, clusters=labels["concept"][rows], seed=self.seed
+            )
+            for name, estimate in table.table.items():
+                metric = f"nearest neighbour in {label} shares it"
+                chance = table.chance[name]
+                measures.append(
+                    measure("neighbours", name, metric, estimate, self.seed, unit="concepts", chance=chance)
+                )
+            hits |= {f"{label}/{name}": values for name, values in table.hits.items()}
+        symbols = symbol_test(stored["symbols"], features, seed=self.seed)
+        measures += _symbol_measures(symbols, self.seed)
+        with whole_file(folder / "neighbours.safetensors") as path:
+            save_file(hits, path)
+        return EmbeddingRecord(measures=measures)
+
+    def hits(self, runtime: Runtime) -> dict[str, NDArray[np.float64]]:
+        """Per picture, whether its neighbour shares the factor; NaN where it could not."""
+        return load_file(self.folder(runtime) / "neighbours.safetensors")
+
+
+def _symbol_measures(symbols: SymbolTest, seed: int) -> list[Measure]:
+    return [
+        measure(
+            "symbols",
+            "symbols",
+            SYMBOL_METRICS[name],
+            estimate,
+            seed,
+            unit="images" if name == "baseline" else "symbols",
+        )
+        for name, estimate in symbols._asdict().items()
+    ]
+
+
+class CompareRecord(Config):
+    """What differs between two encoders; ``arm`` and ``other`` are filled in where arms are known."""
+
+    differences: list[Difference]
+    gallery: list[GalleryItem]
+    counts: dict[str, int]
+
+
+class Compare(Stage[CompareRecord]):
+    """Two encoders on the same pictures: differences with intervals, and the pairs they disagree on."""
+
+    name: ClassVar[str] = "compare"
+    version: int = 1
+    a: Embedding
+    b: Embedding
+    keep: int = Field(20, ge=1, description="pairs a direction in the gallery")
+    high: float = Field(99.0, gt=50, lt=100, description="percentile that counts as alike")
+    low: float = Field(50.0, gt=0, le=50, description="percentile below which counts as not alike")
+    seed: int
+
+    def compute(self, folder: Path, runtime: Runtime) -> CompareRecord:
+        """Paired differences; gallery pictures go to ``gallery/``."""
+        source = self.a.features.corpus.open(runtime, ALL)
+        labels = labels_of(source)
+        rows = analysis_rows(labels)
+        one, two = self.a.features.open(runtime), self.b.features.open(runtime)
+        images = [source.image(int(row)) for row in rows]
+        mined = mine(
+            one["images"][rows],
+            two["images"][rows],
+            images=images,
+            keep=self.keep,
+            high=self.high,
+            low=self.low,
+            seed=self.seed,
+            device=str(runtime.torch_device),
+        )
+        differences = self._factors(one, two, labels, rows) + self._neighbours(labels, rows, runtime)
+        differences += self._symbols(one, two, rows)
+        gallery = [
+            *self._pairs(mined.a_high, "a", labels, rows),
+            *self._pairs(mined.b_high, "b", labels, rows),
+        ]
+        _save_pictures(folder / "gallery", gallery, dict(zip(labels["key"][rows].tolist(), images, strict=True)))
+        return CompareRecord(differences=differences, gallery=gallery, counts=_flat_counts(mined))
+
+    def _difference(
+        self, section: str, task: str, metric: str, estimate: Estimate, unit: str
+    ) -> Difference:
+        return Difference(
+            section=section,
+            task=task,
+            metric=metric,
+            arm="a",
+            other="b",
+            value=estimate.value,
+            low=estimate.low,
+            high=estimate.high,
+            n=estimate.n,
+            unit=unit,
+            seed=self.seed,
+        )
+
+    def _factors(
+        self,
+        one: dict[str, Any],
+        two: dict[str, Any],
+        labels: dict[str, NDArray[Any]],
+        rows: NDArray[np.intp],
+    ) -> list[Difference]:
+        factors = analysis_factors(labels, rows)
+        found = factor_difference(one["images"][rows], two["images"][rows], factors, seed=self.seed)
+        kinds = {"standardised coefficient": found.coefficient, "unique R2": found.unique_r2}
+        return [
+            self._difference("factors", name, metric, estimate, "images")
+            for metric, estimates in kinds.items()
+            for name, estimate in estimates.items()
+        ]
+
+    def _neighbours(
+        self, labels: dict[str, NDArray[Any]], rows: NDArray[np.intp], runtime: Runtime
+    ) -> list[Difference]:
+        one, two = self.a.hits(runtime), self.b.hits(runtime)
+        concepts, out = labels["concept"][rows], []
+        for name in one:
+            usable = np.isfinite(one[name]) & np.isfinite(two[name])
+            if len(np.unique(concepts[usable])) < 2:
+                continue
+            label, task = name.split("/", 1)
+            estimate = stats.bootstrap_difference(
+                one[name][usable], two[name][usable], clusters=concepts[usable], seed=self.seed
+            )
+            metric = f"nearest neighbour in {label} shares it"
+            out.append(self._difference("neighbours", task, metric, estimate, "concepts"))
+        return out
+
+    def _symbols(
+        self, one: dict[str, Any], two: dict[str, Any], rows: NDArray[np.intp]
+    ) -> list[Difference]:
+        found = symbol_difference(
+            one["symbols"], one["images"][rows], two["symbols"], two["images"][rows], seed=self.seed
+        )
+        return [
+            self._difference("symbols", "symbols", SYMBOL_METRICS[name], estimate, "symbols")
+            for name, estimate in found._asdict().items()
+        ]
+
+    def _pairs(
+        self, pairs: Pairs, high: str, labels: dict[str, NDArray[Any]], rows: NDArray[np.intp]
+    ) -> list[GalleryItem]:
+        factors = analysis_factors(labels, rows)
+        out = []
+        for number, (left, right) in enumerate(zip(pairs.left.tolist(), pairs.right.tolist(), strict=True)):
+            shared = [n for n, v in factors.items() if v[left] and v[left] == v[right]]
+            out.append(
+                GalleryItem(
+                    left=str(labels["key"][rows[left]]),
+                    right=str(labels["key"][rows[right]]),
+                    left_picture=f"{high}-{number:03d}-left.png",
+                    right_picture=f"{high}-{number:03d}-right.png",
+                    left_label=_caption(labels, int(rows[left])),
+                    right_label=_caption(labels, int(rows[right])),
+                    high_arm=high,
+                    low_arm="b" if high == "a" else "a",
+                    similarity=dict(zip("ab", pairs.similarity[number].tolist(), strict=True)),
+                    percentile=dict(zip("ab", pairs.percentile[number].tolist(), strict=True)),
+                    shares=shared,
+                )
+            )
+        return out
+
+
+def _caption(labels: dict[str, NDArray[Any]], row: int) -> str:
+    name, style = labels["name"][row], labels["style"][row]
+    return f"{name} ({style}, {labels['colour'][row]})"
+
+
+def _flat_counts(mined: Mined) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for name, value in mined.counts.items():
+        counts[name] = int(value)
+    return counts
+
+
+def _save_pictures(folder: Path, gallery: list[GalleryItem], images: dict[str, NDArray[np.uint8]]) -> None:
+    for item in gallery:
+        for key, name in ((item.left, item.left_picture), (item.right, item.right_picture)):
+            done, png = cv2.imencode(".png", images[key][:, :, ::-1])
+            if not done:
+                raise RuntimeError(f"cannot encode picture {key}")
+            with whole_file(folder / name) as path:
+                path.write_bytes(png.tobytes())

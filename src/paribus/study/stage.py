@@ -1,0 +1,201 @@
+"""A stage: a frozen config that knows its inputs, its address and how to make its record.
+
+The configuration is the graph: stages nest in each other, and a stage's address is the hash of its whole
+resolved config, defaults included, so a changed default is a new address and nothing stale is ever served.
+exca gives the canonical form of the config and runs a stage on a cluster; the cache itself is a folder of
+plain files (safetensors, parquet, JSON) with a record written last, because exca's own cache is pickles.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar, get_args
+
+import exca
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from paribus.errors import UserError
+from paribus.files import disk_errors, sha256, write_json
+from paribus.types import Config, Runtime
+
+logger = logging.getLogger(__name__)
+
+R = TypeVar("R", bound=Config)
+
+
+class Stage(BaseModel, Generic[R]):
+    """One cached step of a study. Subclasses name their record type and write ``compute``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: ClassVar[str]
+    infra: exca.SubmitInfra = exca.SubmitInfra()
+
+    @infra.apply
+    def _remote(self, runtime: Runtime) -> None:
+        self._fill(runtime)
+
+    def compute(self, folder: Path, runtime: Runtime) -> R:
+        """Do the work, leave files in ``folder``, return the record. May be called again after a kill."""
+        raise NotImplementedError
+
+    def flops(self) -> float:
+        """Predicted floating-point operations; 0 where they do not matter."""
+        return 0.0
+
+    def identity(self) -> dict[str, Any]:
+        """The whole resolved config in exca's canonical form; where and how it runs is not part of it."""
+        confdict = exca.ConfDict.from_model(self, uid=True, exclude_defaults=False)
+        identity: dict[str, Any] = json.loads(json.dumps(dict(confdict), sort_keys=True))
+        return identity
+
+    def address(self) -> str:
+        """``name-hash``: where the stage lives under the cache."""
+        text = json.dumps(self.identity(), sort_keys=True)
+        return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+    def folder(self, runtime: Runtime) -> Path:
+        """The stage's folder."""
+        return runtime.cache / "stages" / self.address()
+
+    def inputs(self) -> Iterator["Stage[Any]"]:
+        """The stages this one is made of."""
+        for field in type(self).model_fields:
+            value = getattr(self, field)
+            if isinstance(value, Stage):
+                yield value
+
+    def cached(self, runtime: Runtime) -> R | None:
+        """The record, if the stage is done and its files are whole.
+
+        Raises:
+            UserError: the record or a file it names is damaged.
+        """
+        folder = self.folder(runtime)
+        path = folder / "record.json"
+        if not path.exists():
+            return None
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            record = self._record_type().model_validate(stored["record"])
+            files: dict[str, str] = stored["files"]
+        except (ValueError, KeyError, TypeError, ValidationError) as error:
+            raise UserError(f"{path} is damaged: delete {folder} and run again to make it anew.") from error
+        for name, digest in files.items():
+            if not _intact(folder / name, digest):
+                raise UserError(
+                    f"{folder / name} is damaged or missing: delete {folder} and run again to make it anew."
+                )
+        return record
+
+    def run(self, runtime: Runtime) -> R:
+        """The record, computed now if it is not there yet.
+
+        Two runs that want the same stage wait for each other: the second finds the first one's result.
+        """
+        record = self.cached(runtime)
+        if record is not None:
+            return record
+        for stage in self.inputs():
+            stage.run(runtime)
+        if runtime.cluster is None:
+            self._fill(runtime)
+        else:
+            logs = str(runtime.cache / "logs")
+            settings = {"cluster": runtime.cluster, "folder": logs, "job_name": self.name}
+            submitted: Stage[R] = self.model_validate(self.model_dump(exclude={"infra"}) | {"infra": settings})
+            submitted.infra.submit(runtime).result()
+        record = self.cached(runtime)
+        if record is None:
+            raise RuntimeError(f"stage {self.address()} left no record")
+        return record
+
+    def _fill(self, runtime: Runtime) -> None:
+        folder = self.folder(runtime)
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder, self.name):
+            if self.cached(runtime) is not None:
+                return
+            record = self.compute(folder, runtime)
+            files = {
+                str(path.relative_to(folder)): sha256(path)
+                for path in sorted(folder.rglob("*"))
+                if path.is_file() and not path.name.startswith(".")
+            }
+            stored = {
+                "stage": self.name,
+                "config": self.identity(),
+                "record": record.model_dump(mode="json"),
+                "files": files,
+            }
+            write_json(folder / "record.json", stored)
+
+    @classmethod
+    def _record_type(cls) -> type[R]:
+        for base in cls.__mro__:
+            metadata = getattr(base, "__pydantic_generic_metadata__", {})
+            if metadata.get("args"):
+                record: type[R] = metadata["args"][0]
+                return record
+        raise TypeError(f"{cls.__name__} does not name its record type {get_args(cls)}")
+
+
+class Training(Stage[R]):
+    """A stage that trains: it leaves the logged series beside its weights."""
+
+    def history(self, runtime: Runtime) -> list[dict[str, float]]:
+        """The logged series, a line a step."""
+        lines: list[dict[str, float]] = json.loads((self.folder(runtime) / "history.json").read_text())
+        return lines
+
+
+_seen: dict[tuple[str, int, int], str] = {}
+
+
+def _intact(path: Path, digest: str) -> bool:
+    """Whether a file has the digest; a file is read once a process as long as it does not change."""
+    try:
+        stat = path.stat()
+        key = (str(path), stat.st_size, stat.st_mtime_ns)
+        if key not in _seen:
+            _seen[key] = sha256(path)
+        return _seen[key] == digest
+    except OSError:
+        return False
+
+
+class _locked:  # noqa: N801 - used like a function
+    """Hold the stage's lock; say so once if another run holds it, and wait."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.lock, self.name = FileLock(folder / ".lock"), name
+
+    def __enter__(self) -> None:
+        try:
+            self.lock.acquire(timeout=0.2)
+        except Timeout:
+            logger.warning("another run is working on %s: waiting for it", self.name)
+            self.lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+
+
+def walk(stages: list[Stage[Any]]) -> list[Stage[Any]]:
+    """All stages below and including the given ones, inputs first, each once."""
+    found: dict[str, Stage[Any]] = {}
+
+    def visit(stage: Stage[Any]) -> None:
+        if stage.address() in found:
+            return
+        for below in stage.inputs():
+            visit(below)
+        found[stage.address()] = stage
+
+    for stage in stages:
+        visit(stage)
+    return list(found.values())

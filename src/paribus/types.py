@@ -1,0 +1,200 @@
+"""The nouns that every part of Paribus shares.
+
+Shapes: B samples, V views, N patches, R registers, D width.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+
+class Config(BaseModel):
+    """A frozen, closed configuration: unknown keys are errors, values cannot change after validation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Features(NamedTuple):
+    """What a vision encoder returns, and the only thing it returns."""
+
+    cls: Float[Tensor, "B D"]
+    registers: Float[Tensor, "B R D"] | None
+    patches: Float[Tensor, "B N D"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image and what is said of it.
+
+    ``text`` is the caption, or the answer where ``prompt`` is a question. ``factors`` are the known ones:
+    concept, subgroup, group, style, colour, text.
+    """
+
+    key: str
+    image: UInt8[np.ndarray, "H W 3"]
+    text: str
+    prompt: str = ""
+    factors: Mapping[str, str] = field(default_factory=dict)
+
+
+class Source(Protocol):
+    """Where samples come from: random access, and a digest of all that can come out."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Sample: ...
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over keys, pixels and texts: equal digests mean equal data."""
+        ...
+
+
+class ViewSpec(Config):
+    """Which crops an objective wants of each image; ``data/views.py`` makes them.
+
+    The random draws are keyed by (seed, epoch, sample key, view name), so two arms that ask for the same
+    view get the same pixels. ``size`` is a fraction of the encoder's image size, so that one recipe serves
+    every resolution. ``scale`` is the crop's share of the image area (RandomResizedCrop).
+    """
+
+    name: str
+    count: int = Field(1, ge=1)
+    size: float = Field(1.0, gt=0, le=1)
+    scale: tuple[float, float] = (1.0, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = Field(0.0, ge=0, le=1)
+    jitter: float = Field(0.0, ge=0, le=1, description="probability of the colour jitter")
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.2
+    hue: float = 0.1
+    grayscale: float = Field(0.0, ge=0, le=1)
+    blur: float = Field(0.0, ge=0, le=1)
+    solarize: float = Field(0.0, ge=0, le=1)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples on the training device: ``views[name]`` is ``[B V 3 H W]`` in [0, 1]; texts stay words.
+
+    ``seed`` is this step's stream: with ``ids`` it keys everything that is random inside the model, so that
+    no chunking and no resumption can change a draw.
+    """
+
+    ids: NDArray[np.uint64]
+    views: Mapping[str, Float[Tensor, "B V 3 H W"]]
+    texts: Sequence[str]
+    prompts: Sequence[str]
+    seed: int = 0
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, rows: slice) -> "Batch":
+        views = {name: view[rows] for name, view in self.views.items()}
+        return replace(
+            self, ids=self.ids[rows], views=views, texts=self.texts[rows], prompts=self.prompts[rows]
+        )
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch with its views on ``device``."""
+        views = {name: view.to(device, non_blocking=True) for name, view in self.views.items()}
+        return replace(self, views=views)
+
+
+class Clock(NamedTuple):
+    """The only unit of time for schedules: samples seen, of the whole budget."""
+
+    step: int
+    seen: int
+    total: int
+
+    @property
+    def fraction(self) -> float:
+        """How much of the budget is spent, in [0, 1]."""
+        return min(1.0, self.seen / self.total)
+
+
+def cosine(start: float, end: float, fraction: float) -> float:
+    """Half a cosine from ``start`` (fraction 0) to ``end`` (fraction 1)."""
+    return end + 0.5 * (start - end) * (1.0 + math.cos(math.pi * fraction))
+
+
+Encoded = dict[str, Tensor]
+"""Per-sample encodings: every tensor has the batch as its first dimension."""
+
+
+class Losses(NamedTuple):
+    """The loss to descend, and its named parts for the log (detached)."""
+
+    total: Float[Tensor, ""]
+    parts: dict[str, Float[Tensor, ""]]
+
+
+class Recipe(Config):
+    """How an arm is optimised. Times are fractions of the budget, rates are absolute peaks."""
+
+    lr: float = Field(1e-3, gt=0)
+    final_lr: float = Field(0.0, ge=0)
+    warmup: float = Field(0.05, ge=0, lt=1)
+    weight_decay: float = Field(0.1, ge=0)
+    final_weight_decay: float | None = Field(None, description="cosine from weight_decay; None: constant")
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = Field(1e-6, gt=0)
+    clip: float | None = Field(None, gt=0, description="largest gradient norm; None: no clipping")
+    clip_by: Literal["global", "tensor"] = "global"
+
+
+class Budget(Config):
+    """How much is seen: ``samples`` images in steps of ``batch``. The batch belongs to the control."""
+
+    samples: int = Field(gt=0)
+    batch: int = Field(gt=0)
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps; the last partial batch is dropped, so that every step weighs the same."""
+        return max(1, self.samples // self.batch)
+
+
+class Confound(Config):
+    """A declared departure of one arm from the control: where, to what, why, and who says so."""
+
+    path: str
+    value: Any
+    why: str = Field(min_length=1)
+    source: str = Field(min_length=1)
+
+
+class Runtime(Config):
+    """How and where a study runs. Nothing here may change a result, so nothing here enters an identity."""
+
+    runs: Path = Path("runs")
+    cache: Path = Path("cache")
+    device: str = "auto"
+    workers: int = Field(2, ge=1)
+    chunk: int | None = Field(None, gt=0, description="samples encoded at once; None: the whole batch")
+    checkpoint_seconds: float = Field(20.0, ge=0)
+    cluster: str | None = Field(None, description="exca's cluster: None, local, slurm")
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The device that ``auto`` stands for on this machine."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(self.device)
+
+
+def device_of(module: torch.nn.Module) -> torch.device:
+    """Where a module's parameters live."""
+    return next(module.parameters()).device

@@ -1,0 +1,48 @@
+"""Causal language models, built by transformers."""
+
+from typing import Literal
+
+from pydantic import Field
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from paribus.rng import torch_seed
+from paribus.types import Config
+
+
+class LanguageConfig(Config):
+    """A small causal language model, trained from scratch on the corpus' words."""
+
+    kind: Literal["qwen2", "llama"] = "qwen2"
+    hidden: int = Field(192, ge=8)
+    layers: int = Field(4, ge=1)
+    heads: int = Field(4, ge=1)
+    mlp_ratio: float = Field(3.0, gt=0)
+    context: int = Field(160, ge=8)
+    vocabulary: int = Field(2048, ge=300)
+
+    def flops(self, tokens: int) -> float:
+        """Forward and backward over one sequence: six operations a weight and token."""
+        weights = self.layers * self.hidden**2 * (4 + 3 * self.mlp_ratio)
+        return 6.0 * tokens * weights
+
+
+def build_language_model(config: LanguageConfig, vocabulary: int, seed: int) -> PreTrainedModel:
+    """A transformers ``AutoModelForCausalLM`` with random weights from the seed's own stream."""
+    settings = AutoConfig.for_model(
+        config.kind,
+        vocab_size=vocabulary,
+        hidden_size=config.hidden,
+        intermediate_size=int(config.hidden * config.mlp_ratio),
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        num_key_value_heads=config.heads,
+        max_position_embeddings=config.context,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=None,
+        use_cache=False,
+    )
+    with torch_seed(seed, "language"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(settings, attn_implementation="sdpa")
+    return model

@@ -1,0 +1,1 @@
+"""Visual question answering: four-option questions, where they come from, and how answers are scored."""
