@@ -9,12 +9,14 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from paribus.errors import UserError
-from paribus.types import Runtime
+
+if TYPE_CHECKING:  # types needs torch, and `paribus --help` must not wait for it
+    import paribus.types
 
 app = typer.Typer(
     help="What does the supervision signal do to a vision encoder, all else equal?",
@@ -26,7 +28,9 @@ app = typer.Typer(
 corpus_app = typer.Typer(help="Build, verify and look at a built-in corpus.", no_args_is_help=True)
 app.add_typer(corpus_app, name="corpus")
 
-StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="a study file, e.g. studies/quickstart.yaml")]
+StudyFile = Annotated[
+    Path, typer.Argument(metavar="STUDY", help="a study file, e.g. studies/quickstart.yaml")
+]
 Changes = Annotated[
     list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="change a setting of the study file")
 ]
@@ -38,6 +42,8 @@ Chunk = Annotated[int | None, typer.Option(min=1, help="samples encoded at once;
 Cluster = Annotated[str | None, typer.Option(help="exca's cluster: local or slurm")]
 Corpus = Annotated[str, typer.Argument(help="the corpus; there is one: glyphs")]
 Size = Annotated[int, typer.Option(min=8, max=1024, help="side of the pictures in pixels")]
+GPU_RATE = 350e12
+"""FLOP/s that a current data-centre GPU sustains in bf16: the rate that ``plan`` counts GPU-hours at."""
 RUNS, CACHE = Path("runs"), Path("cache")
 
 
@@ -66,9 +72,7 @@ def run(
     from paribus.study.study import load_study
 
     loaded = load_study(study, tuple(change or ()))
-    runtime = _runtime(
-        runs=runs, cache=cache, device=device, workers=workers, chunk=chunk, cluster=cluster
-    )
+    runtime = _runtime(runs=runs, cache=cache, device=device, workers=workers, chunk=chunk, cluster=cluster)
     need_space(cache, 600)
     execute(loaded, runtime, say)
     results = collect(loaded, study.stem, runtime)
@@ -91,14 +95,19 @@ def plan(study: StudyFile, change: Changes = None, cache: Cache = CACHE, device:
     runtime = _runtime(cache=cache, device=device)
     lines = list(planned(loaded, runtime))
     for line in lines:
-        cost = "cached" if line.done else (f"{line.flops:9.2e} FLOPs  ~{line.seconds:6.0f} s" if line.flops else "to do")
+        cost = (
+            "cached"
+            if line.done
+            else (f"{line.flops:9.2e} FLOPs  ~{line.seconds:6.0f} s" if line.flops else "to do")
+        )
         print(f"{'  ' * line.depth + line.address:<48}  {cost}")
     waiting = [line for line in lines if not line.done]
     flops, seconds = sum(line.flops for line in waiting), sum(line.seconds for line in waiting)
     print(
         f"\n{len(lines)} stages, {len(lines) - len(waiting)} cached; the rest needs about {flops:.2e} FLOPs, "
-        f"{seconds / 60:.0f} minutes of training at this machine's rate ({seconds / 3600:.1f} GPU-hours on a GPU "
-        f"of that rate) and up to 500 MB of disk; {disk_bytes(cache) / 1e6:.0f} MB are used."
+        f"{seconds / 60:.0f} minutes of training at this machine's rate "
+        f"({flops / GPU_RATE / 3600:.3f} GPU-hours at {GPU_RATE / 1e12:.0f} TFLOP/s) and about 500 MB of disk; "
+        f"{disk_bytes(cache) / 1e6:.0f} MB are used."
     )
 
 
@@ -131,7 +140,9 @@ def report(
     folder = runs / study.stem
     results = load_results(folder / "results.json")
     write_tables(results, folder)
-    page = write_report(results, folder, pictures(load_study(study, tuple(change or ())), _runtime(cache=cache)))
+    page = write_report(
+        results, folder, pictures(load_study(study, tuple(change or ())), _runtime(cache=cache))
+    )
     print(summary(results))
     print(f"Report: {page}")
 
@@ -170,7 +181,7 @@ def corpus_show(
 
     stage, runtime = _corpus(corpus, size, cache, workers)
     stage.run(runtime)
-    glyphs.contact_sheet(stage.open(runtime, ("train", "redraw", "test")), out, 12, 12)
+    glyphs.contact_sheet(stage.open(runtime, ("train", "redraw", "test")), out)
     print(f"Contact sheet: {out}")
 
 
@@ -183,9 +194,11 @@ def _corpus(name: str, size: int, cache: Path, workers: int):  # type: ignore[no
     return CorpusStage(source=GlyphsConfig(size=size)), _runtime(cache=cache, workers=workers)
 
 
-def _runtime(**settings: object) -> Runtime:
+def _runtime(**settings: object) -> "paribus.types.Runtime":
     import torch
     from pydantic import ValidationError
+
+    from paribus.types import Runtime
 
     try:
         runtime = Runtime.model_validate(settings)

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,15 +14,26 @@ from typing import Any
 from paribus.errors import UserError
 
 
+def _errno(error: Exception) -> int | None:
+    """The system's error number, which safetensors and tokenizers (Rust) only tell in their message."""
+    if isinstance(error, OSError):
+        return error.errno
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    return int(told[1]) if told else None
+
+
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """Turn a full or read-only disk into one sentence; what was written before stays as it was."""
     try:
         yield
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise UserError(f"No space left on the disk that holds {path}: free some and run again.") from error
-        if error.errno in (errno.EACCES, errno.EROFS):
+    except Exception as error:
+        number = _errno(error)
+        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise UserError(
+                f"No space left on the disk that holds {path}: free some and run again."
+            ) from error
+        if number in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise UserError(f"Cannot write to {path}: choose a folder you may write to.") from error
         raise
 
@@ -29,22 +41,22 @@ def disk_errors(path: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside ``path``; rename it to ``path`` when the block succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             with temporary.open("rb") as handle:
                 os.fsync(handle.fileno())
             temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a read-only disk refuses this too, and has been told of above
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside ``path``; it replaces ``path`` when the block succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:

@@ -22,7 +22,7 @@ def progress(
     Away from a terminal it writes a line only every ten seconds, so that logs stay readable.
     """
     terminal = sys.stderr.isatty()
-    return tqdm(
+    bar: tqdm[T] = tqdm(
         items,
         desc=label,
         total=total,
@@ -34,3 +34,4 @@ def progress(
         dynamic_ncols=terminal,
         leave=True,
     )
+    return bar

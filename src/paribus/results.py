@@ -110,7 +110,9 @@ class GalleryItem(Config):
     high_arm: str = Field(description="the arm that finds the two alike")
     low_arm: str
     similarity: dict[str, float] = Field(description="arm -> cosine")
-    percentile: dict[str, float] = Field(description="arm -> percentile among all pairs of that arm, 0 to 100")
+    percentile: dict[str, float] = Field(
+        description="arm -> percentile among all pairs of that arm, 0 to 100"
+    )
     shares: list[str] = Field(description="factors that the two pictures share")
 
 
@@ -147,4 +149,6 @@ class Results(Config):
     gallery: list[GalleryItem]
     mined: dict[str, int] = Field(description="counts of mined and removed pairs, by reason")
     attributions: list[Attribution]
-    environment: dict[str, str] = Field(description="versions and machine; the only part that may differ on a rerun, with seconds and memory")
+    environment: dict[str, str] = Field(
+        description="versions and machine; the only part that may differ on a rerun, with seconds and memory"
+    )

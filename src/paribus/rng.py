@@ -45,7 +45,7 @@ def mix(values: U64) -> U64:
 
 
 def uniforms(seed: int, ids: U64, slots: int) -> NDArray[np.float64]:
-    """Independent uniforms in [0, 1), ``[len(ids), slots]``: row i depends on ``seed`` and ``ids[i]`` only."""
+    """Uniforms in [0, 1), ``[len(ids), slots]``: row i depends on ``seed`` and ``ids[i]`` only."""
     base = mix(ids ^ mix(np.full(1, seed, np.uint64)))
     with np.errstate(over="ignore"):
         counters = base[:, None] + np.arange(1, slots + 1, dtype=np.uint64)[None, :] * _STEP

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -46,6 +46,7 @@ class Sample:
     factors: Mapping[str, str] = field(default_factory=dict)
 
 
+@runtime_checkable
 class Source(Protocol):
     """Where samples come from: random access, and a digest of all that can come out."""
 

@@ -1,38 +1,40 @@
-"""The real art and corpus, fetched and drawn once into pytest's cache, and questions made from them."""
+"""The real art and the whole corpus, and questions made from them."""
 
 import pytest
 
-from paribus.data import art, glyphs
-from paribus.vqa.glyphqa import GlyphQA, GlyphQAConfig, build, pool_of
-
-CONFIG = GlyphQAConfig(train=8000, test=4000)
+from . import SIZES
 
 
 @pytest.fixture(scope="session")
-def art_folder(request):
-    folder = request.config.cache.mkdir("paribus") / "art"
-    art.fetch(folder)
-    return folder
+def config():
+    from paribus.vqa.glyphqa import GlyphQAConfig
+
+    return GlyphQAConfig(**SIZES)
 
 
 @pytest.fixture(scope="session")
-def corpus_folder(request, art_folder):
-    config = glyphs.GlyphsConfig()
-    folder = request.config.cache.mkdir("paribus") / "glyphs"
-    if not (folder / "meta.json").exists() or glyphs.read_meta(folder).config != config:
-        glyphs.build(config, art_folder, folder, workers=2)
-    return folder
+def art_folder(shared_cache):
+    return shared_cache / "art"
 
 
 @pytest.fixture(scope="session")
-def questions_folder(tmp_path_factory, art_folder, corpus_folder):
+def corpus_folder(whole_corpus):
+    return whole_corpus
+
+
+@pytest.fixture(scope="session")
+def questions_folder(tmp_path_factory, config, art_folder, corpus_folder):
+    from paribus.vqa.glyphqa import build
+
     folder = tmp_path_factory.mktemp("vqa") / "glyphqa"
-    build(CONFIG, corpus_folder, art_folder, folder, workers=2)
+    build(config, corpus_folder, art_folder, folder, workers=2)
     return folder
 
 
 @pytest.fixture(scope="session")
 def questions(questions_folder):
+    from paribus.vqa.glyphqa import GlyphQA
+
     return {
         split: [benchmark.question(i) for i in range(len(benchmark))]
         for split in ("train", "test")
@@ -41,5 +43,7 @@ def questions(questions_folder):
 
 
 @pytest.fixture(scope="session")
-def pools(corpus_folder, art_folder):
-    return {split: pool_of(CONFIG, corpus_folder, art_folder, split) for split in ("train", "test")}
+def pools(config, corpus_folder, art_folder):
+    from paribus.vqa.glyphqa import pool_of
+
+    return {split: pool_of(config, corpus_folder, art_folder, split) for split in ("train", "test")}

@@ -18,7 +18,9 @@ from paribus.vqa.benchmark import BENCHMARKS, CATEGORIES, LETTERS, Benchmark, op
 from paribus.vqa.glyphqa import GlyphQA, GlyphQAConfig, build, make
 from paribus.vqa.questions import KINDS, LOOKS, MAKERS, PLACES, SOURCES
 
-from .conftest import CONFIG
+from . import SIZES
+
+CONFIG = GlyphQAConfig(**SIZES)
 
 
 def _by_source(questions):
@@ -379,7 +381,7 @@ def test_damage_is_named_and_says_what_to_do(tmp_path, questions_folder):
         (cut, "images.bin"), (flipped, "table.parquet"), (gone, "images.bin"), (half, "meta.json"),
         (broken, "meta.json"), (tmp_path / "never", "meta.json"),
     ):  # fmt: skip
-        with pytest.raises(UserError, match=rf"{name}.*paribus corpus build glyphqa"):
+        with pytest.raises(UserError, match=rf"{name}.*delete .* and run the study again"):
             GlyphQA(folder, "test")
 
 

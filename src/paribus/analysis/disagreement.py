@@ -372,7 +372,7 @@ def _some_pairs(rows: Float[Tensor, "N D"], sample: int, seed: int) -> Float[Ten
     left = rng.integers(0, len(rows), sample)
     right = (left + rng.integers(1, len(rows), sample)) % len(rows)
     i, j = (torch.from_numpy(index).to(rows.device) for index in (left, right))
-    parts = zip(i.split(1 << 14), j.split(1 << 14), strict=True)
+    parts = zip(torch.split(i, 1 << 14), torch.split(j, 1 << 14), strict=True)
     return torch.cat([(rows.index_select(0, p) * rows.index_select(0, q)).sum(dim=1) for p, q in parts])
 
 

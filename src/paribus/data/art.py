@@ -244,7 +244,9 @@ def hexcodes(char: str) -> tuple[str, ...]:
 def clean_keywords(words: Iterable[str], name: str) -> tuple[str, ...]:
     """Keywords that are plain words: no emoticons, numbers or code names, each once, none the name itself."""
     plain = (word.replace("_", " ").replace("\u00a0", " ").strip().lower() for word in words)
-    kept = (word for word in plain if re.fullmatch(r"[a-z]{2,}([ -][a-z]+)*", word) and word != name.lower())
+    kept = (
+        word for word in plain if re.fullmatch(r"(?!.$)[a-z]+([ -][a-z]+)*", word) and word != name.lower()
+    )
     return tuple(dict.fromkeys(kept))
 
 
@@ -360,7 +362,13 @@ class Art:
 
     @property
     def table_folder(self) -> Path:
-        """The folder of real tables (vega-datasets)."""
+        """The folder of real tables (vega-datasets).
+
+        Raises:
+            UserError: the pin file lists none.
+        """
+        if not self.of_role("tables"):
+            raise UserError(f"The pin file {self.pins} lists no package of tables: use the whole art.")
         return self.path(self.of_role("tables")[0])
 
     @functools.cached_property

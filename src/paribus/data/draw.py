@@ -188,7 +188,10 @@ def bitmap_layer(path: Path, size: int) -> UInt8[np.ndarray, "S S 4"]:
 
 @functools.lru_cache(maxsize=256)
 def _font(path: Path, points: float) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(str(path), points, layout_engine=ImageFont.Layout.BASIC)
+    try:
+        return ImageFont.truetype(str(path), points, layout_engine=ImageFont.Layout.BASIC)
+    except OSError as error:
+        raise UserError(f"Cannot open the font {path}: delete the art folder and fetch it again.") from error
 
 
 def _ink(text: str, path: Path, points: float) -> Image.Image:
@@ -203,7 +206,7 @@ def _ink(text: str, path: Path, points: float) -> Image.Image:
 
 def _fitting_ink(text: str, path: Path, box: Number) -> Image.Image:
     """A word at the largest size, in quarter points, at which it fits a square box."""
-    points = math.floor(4 * 100.0 * box / max(_ink(text, path, 100.0).size)) / 4 + 1.0
+    points = math.floor(4 * 100.0 * box / max(_ink(text, path, 100.0).size)) / 4 + 0.5
     ink = _ink(text, path, points)
     while max(ink.size) > box and points > 1.0:
         points -= 0.25
@@ -219,10 +222,7 @@ def text_layer(
     Raises:
         UserError: the font cannot be opened.
     """
-    try:
-        ink = _fitting_ink(text, font, size * (1 - 2 * margin))
-    except OSError as error:
-        raise UserError(f"Cannot open the font {font}: delete the art folder and fetch it again.") from error
+    ink = _fitting_ink(text, font, size * (1 - 2 * margin))
     alpha = Image.new("L", (size, size), 0)
     alpha.paste(ink, ((size - ink.width) // 2, (size - ink.height) // 2))
     layer = np.empty((size, size, 4), np.uint8)
@@ -238,7 +238,11 @@ def draw_text(
 
 
 def missing_letters(font: Path, letters: str = string.ascii_letters) -> str:
-    """Those of ``letters`` that a font has no ink of its own for; empty for a usable font."""
+    """Those of ``letters`` that a font has no ink of its own for; empty for a usable font.
+
+    Raises:
+        UserError: the font cannot be opened.
+    """
     face = _font(font, 40.0)
     absent = bytes(face.getmask("\U0010ffff"))
     inks = {letter: bytes(face.getmask(letter)) for letter in letters}

@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import UInt8
+from jaxtyping import Shaped, UInt8
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
@@ -494,7 +494,7 @@ class Glyphs:
         UserError: the corpus is missing or damaged, or a split or policy is unknown.
     """
 
-    columns: dict[str, NDArray[np.str_]]
+    columns: dict[str, Shaped[np.ndarray, " rows"]]
     """Column -> value of each picture of the splits; see ``COLUMNS``."""
 
     def __init__(self, folder: Path, *, splits: Sequence[str] = ("train",), captions: str = "thing") -> None:
@@ -550,7 +550,7 @@ def _check_splits(splits: Sequence[str]) -> None:
             raise UserError(f"Unknown split {split!r}: choose among {', '.join(SPLITS)}.")
 
 
-def _records(columns: dict[str, NDArray[np.str_]], rows: NDArray[np.intp]) -> list[dict[str, str]]:
+def _records(columns: dict[str, Shaped[np.ndarray, " all"]], rows: NDArray[np.intp]) -> list[dict[str, str]]:
     """Columns as one mapping a row."""
     names = list(columns)
     picked = zip(*(columns[name][rows].tolist() for name in names), strict=True)

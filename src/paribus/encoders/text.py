@@ -37,6 +37,18 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
     return tokenizer
 
 
+def special(tokenizer: Tokenizer, token: str) -> int:
+    """A special token's id.
+
+    Raises:
+        UserError: the tokenizer has no such token.
+    """
+    found = tokenizer.token_to_id(token)
+    if found is None:
+        raise UserError(f"The tokenizer has no token {token}: train it with paribus.encoders.text.")
+    return found
+
+
 def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
     """Write a tokenizer's JSON, whole or not at all."""
     with whole_file(path) as temporary:
@@ -86,7 +98,7 @@ class TextTower(nn.Module):
                 Block(config.width, config.heads, 4.0, eps=1e-5) for _ in range(config.depth)
             )
             self.norm = nn.LayerNorm(config.width)
-            self.apply(init_linear)
+            init_linear(self, 0.02 * (512 / config.width) ** 0.5)
             nn.init.normal_(self.token_embed.weight, std=0.02)
             nn.init.normal_(self.pos_embed, std=0.01)
 
@@ -97,11 +109,11 @@ class TextTower(nn.Module):
 
     def tokenize(self, texts: Sequence[str]) -> Int64[Tensor, "B T"]:
         """Ids between start and end, cut to the context, padded to the longest of the batch."""
-        start, end = self.tokenizer.token_to_id(START), self.tokenizer.token_to_id(END)
+        start, end = special(self.tokenizer, START), special(self.tokenizer, END)
         room = self.config.context - 2
         rows = [[start, *row.ids[:room], end] for row in self.tokenizer.encode_batch(list(texts))]
         longest = max(len(row) for row in rows)
-        pad = self.tokenizer.token_to_id(PAD)
+        pad = special(self.tokenizer, PAD)
         return torch.tensor([row + [pad] * (longest - len(row)) for row in rows])
 
     def forward(self, texts: Sequence[str]) -> Float[Tensor, "B D"]:
@@ -110,6 +122,6 @@ class TextTower(nn.Module):
         x = self.token_embed(ids) + self.pos_embed[: ids.shape[1]]
         for block in self.blocks:
             x = block(x, causal=True)
-        end = (ids == self.tokenizer.token_to_id(END)).int().argmax(dim=1)
+        end = ids.eq(special(self.tokenizer, END)).int().argmax(dim=1)
         out: Tensor = self.norm(x[torch.arange(len(x), device=x.device), end])
         return out

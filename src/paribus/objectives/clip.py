@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from paribus.encoders.text import TextConfig, TextTower
-from paribus.encoders.vision import VisionEncoder
+from paribus.encoders.vision import VisionEncoder, widen
 from paribus.objectives.base import Objective, ObjectiveConfig
 from paribus.rng import torch_seed
 from paribus.types import Batch, Clock, Confound, Encoded, Losses, ViewSpec
@@ -76,7 +76,7 @@ class Clip(Objective):
         (view,) = batch.views.values()
         image = self.image_proj(self.image(view[:, 0]).cls)
         text = self.text_proj(self.text(batch.texts))
-        return {"image": F.normalize(image.float(), dim=-1), "text": F.normalize(text.float(), dim=-1)}
+        return {"image": F.normalize(widen(image), dim=-1), "text": F.normalize(widen(text), dim=-1)}
 
     def loss(self, encoded: Encoded, clock: Clock) -> Losses:
         """InfoNCE over the whole batch."""

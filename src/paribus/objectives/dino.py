@@ -24,7 +24,7 @@ from pydantic import Field
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from paribus.encoders.vision import VisionEncoder, init_linear
+from paribus.encoders.vision import VisionEncoder, init_linear, widen
 from paribus.objectives.base import Objective, ObjectiveConfig
 from paribus.rng import stream, torch_seed, uniforms
 from paribus.types import Batch, Clock, Confound, Encoded, Losses, ViewSpec, cosine
@@ -63,14 +63,14 @@ class Head(nn.Module):
             nn.GELU(),
             nn.Linear(hidden, bottleneck),
         )
-        self.apply(init_linear)
+        init_linear(self, 0.02)
         self.last = nn.Parameter(torch.empty(out, bottleneck))
         nn.init.kaiming_uniform_(self.last, a=5**0.5)  # nn.Linear's default, which DINO keeps here
         self.gain = nn.Parameter(torch.ones(out, 1), requires_grad=not norm_last)
 
     def forward(self, x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch bottleneck"]:
         """The unit vectors before the last layer."""
-        return F.normalize(self.mlp(x).float(), dim=-1)
+        return F.normalize(widen(self.mlp(x)), dim=-1)
 
     def logits(self, bottleneck: Float[Tensor, "*batch bottleneck"]) -> Float[Tensor, "*batch K"]:
         """The last layer: rows of unit length (times a gain if it is not fixed), no bias."""
@@ -195,7 +195,7 @@ class Dino(Objective):
     def before_step(self, clock: Clock) -> None:
         """Hold the last layer still at first; it is what keeps the start from collapsing."""
         if clock.fraction < self.config.freeze_last:
-            self.head.last.grad = None
+            self.head.last.grad = self.head.gain.grad = None
 
     @torch.no_grad()
     def after_step(self, clock: Clock) -> None:

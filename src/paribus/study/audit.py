@@ -4,8 +4,9 @@ import json
 from typing import Any, NamedTuple
 
 from paribus.results import LedgerRow
-from paribus.study.study import Arm, Study
+from paribus.study.stage import walk
 from paribus.study.stages import PretrainRecord
+from paribus.study.study import Arm, Study
 from paribus.types import Confound, Runtime
 
 MEASURED = {
@@ -43,7 +44,11 @@ def flatten(value: Any, path: str = "") -> dict[str, str]:
 
 
 def audit(study: Study, runtime: Runtime) -> Audit:
-    """Compare the arms' settings and records, seed by seed; a missing record is a fault."""
+    """Compare the arms' settings and records, seed by seed; a missing record is a fault.
+
+    Raises:
+        UserError: a record, or a file that it names, is damaged.
+    """
     rows: list[LedgerRow] = []
     faults: list[str] = []
     for seed in study.seeds:
@@ -52,7 +57,7 @@ def audit(study: Study, runtime: Runtime) -> Audit:
         declared = _declared(study, arms, rows if first else [])
         faults += declared if first else []
         faults += _measured(study, arms, runtime, rows, seed)
-    return Audit(rows, faults)
+    return Audit(rows, faults + _stored(study, runtime))
 
 
 def _declared(study: Study, arms: list[Arm], rows: list[LedgerRow]) -> list[str]:
@@ -87,19 +92,23 @@ def _row(study: Study, path: str, values: dict[str, str], arms: list[Arm]) -> Le
         confounds.append(_views_confound(study, path))
     why = "; ".join(dict.fromkeys(confound.why for confound in confounds))
     source = "; ".join(dict.fromkeys(confound.source for confound in confounds))
-    return LedgerRow(path=path, role="confound", values=values, why=why, source=source, agrees=bool(confounds))
+    return LedgerRow(
+        path=path, role="confound", values=values, why=why, source=source, agrees=bool(confounds)
+    )
 
 
 def _views_confound(study: Study, path: str) -> Confound:
     """Views are made by ``arm_views`` alone, so what may differ at a level is known here."""
     strict = study.control.level == "strict"
-    why = "how many crops of which size is the objective's own; their augmentation is equal" if strict else INTRINSIC
+    why = (
+        "how many crops of which size is the objective's own; their augmentation is equal"
+        if strict
+        else INTRINSIC
+    )
     return Confound(path=path, value=None, why=why, source="the objective's published views")
 
 
-def _measured(
-    study: Study, arms: list[Arm], runtime: Runtime, rows: list[LedgerRow], seed: int
-) -> list[str]:
+def _measured(study: Study, arms: list[Arm], runtime: Runtime, rows: list[LedgerRow], seed: int) -> list[str]:
     records: dict[str, PretrainRecord] = {}
     faults = []
     for arm in arms:
@@ -119,6 +128,24 @@ def _measured(
         )
         if not agrees:
             faults.append(f"{field} (seed {seed}) differs between arms: {_spell(values)}")
+    return faults
+
+
+def _stored(study: Study, runtime: Runtime) -> list[str]:
+    """Every record must have been made with the config that its stage has now."""
+    names = {arm.encoder.address(): f"{arm.name} (seed {arm.seed})" for arm in study.all_arms()}
+    faults = []
+    for stage in walk(study.stages()):
+        stored = stage.stored_config(runtime)
+        if stored is None:
+            continue
+        made, wanted, address = flatten(stored), flatten(stage.identity()), stage.address()
+        faults += [
+            f"{names.get(address, address)} was made with {path} {made.get(path, '–')}, "
+            f"but the study says {wanted.get(path, '–')}"
+            for path in sorted(made.keys() | wanted.keys())
+            if made.get(path) != wanted.get(path)
+        ]
     return faults
 
 
@@ -148,5 +175,9 @@ def spell(found: Audit) -> str:
             if row.why and role != "measured":
                 lines.append(f"      {row.why}" + (f" ({row.source})" if row.source else ""))
     lines += ["", *(f"FAULT: {fault}" for fault in found.faults)]
-    lines.append("the arms differ where they must not" if found.faults else "all digests agree; every departure is declared")
+    lines.append(
+        "the arms differ where they must not"
+        if found.faults
+        else "all digests agree; every departure is declared"
+    )
     return "\n".join(lines).lstrip("\n")

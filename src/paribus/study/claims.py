@@ -7,7 +7,7 @@ reads text stands for language supervision, the first that does not for its abse
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from paribus.results import Claim, Difference, Verdict
+from paribus.results import Claim, Difference, Measure, Verdict
 from paribus.stats import Estimate, verdict
 
 PAPER = "Liu et al. 2025 (arXiv 2510.11835)"
@@ -30,29 +30,128 @@ class Rule(NamedTuple):
 
 PROBE = "linear probe accuracy"
 COEFFICIENT = "standardised coefficient"
+DISTINCT = "mean cosine of distinct symbols, same style"
+ACCURACY = "accuracy"
+
+
+def _rule(name: str, text: str, where: str, number: tuple[str, str, str], sign: int) -> Rule:
+    return Rule(name, text, f"{PAPER}, {where}", *number, sign)
+
+
 RULES = (
-    Rule("similar-accuracy", "Both encoders classify about equally well.", f"{PAPER}, table 1", "probe", "group", PROBE, 0),
-    Rule("fine-grained", "The language-supervised encoder is better at fine-grained classes.", f"{PAPER}, table 1", "probe", "subgroup", PROBE, 1),
-    Rule("semantics", "The language-supervised encoder's similarity follows what is shown more.", f"{PAPER}, section 3", "factors", "concept", COEFFICIENT, 1),
-    Rule("text", "The language-supervised encoder's similarity follows written text more.", f"{PAPER}, section 3", "factors", "text", COEFFICIENT, 1),
-    Rule("colour", "The self-supervised encoder's similarity follows colour more.", f"{PAPER}, section 3", "factors", "colour", COEFFICIENT, -1),
-    Rule("style", "The self-supervised encoder's similarity follows style more.", f"{PAPER}, section 3", "factors", "style", COEFFICIENT, -1),
-    Rule("symbols", "Distinct symbols are less alike to the language-supervised encoder.", f"{PAPER}, appendix B", "symbols", "symbols", "mean cosine of distinct symbols, same style", -1),
-    Rule("ocr", "In a vision-language model, language supervision reads text better.", f"{PAPER}, section 4", "vqa", "OCR", "accuracy", 1),
-    Rule("other-vqa-general", "On general questions both encoders are about equal.", f"{PAPER}, section 4", "vqa", "General", "accuracy", 0),
-    Rule("other-vqa-reasoning", "On reasoning questions both encoders are about equal.", f"{PAPER}, section 4", "vqa", "Reasoning", "accuracy", 0),
-)  # fmt: skip
+    _rule(
+        "similar-accuracy",
+        "Both encoders classify about equally well.",
+        "table 1",
+        ("probe", "group", PROBE),
+        0,
+    ),
+    _rule(
+        "fine-grained",
+        "The language-supervised encoder is better at fine-grained classes.",
+        "table 1",
+        ("probe", "subgroup", PROBE),
+        1,
+    ),
+    _rule(
+        "semantics",
+        "The language-supervised encoder's similarity follows what is shown more.",
+        "section 3",
+        ("factors", "concept", COEFFICIENT),
+        1,
+    ),
+    _rule(
+        "text",
+        "The language-supervised encoder's similarity follows written text more.",
+        "section 3",
+        ("factors", "text", COEFFICIENT),
+        1,
+    ),
+    _rule(
+        "colour",
+        "The self-supervised encoder's similarity follows colour more.",
+        "section 3",
+        ("factors", "colour", COEFFICIENT),
+        -1,
+    ),
+    _rule(
+        "style",
+        "The self-supervised encoder's similarity follows style more.",
+        "section 3",
+        ("factors", "style", COEFFICIENT),
+        -1,
+    ),
+    _rule(
+        "symbols",
+        "Distinct symbols are less alike to the language-supervised encoder.",
+        "appendix B",
+        ("symbols", "symbols", DISTINCT),
+        -1,
+    ),
+    _rule(
+        "ocr",
+        "In a vision-language model, language supervision reads text better.",
+        "section 4",
+        ("vqa", "OCR", ACCURACY),
+        1,
+    ),
+    _rule(
+        "general-questions",
+        "On general questions both encoders are about equal.",
+        "section 4",
+        ("vqa", "General", ACCURACY),
+        0,
+    ),
+    _rule(
+        "reasoning-questions",
+        "On reasoning questions both encoders are about equal.",
+        "section 4",
+        ("vqa", "Reasoning", ACCURACY),
+        0,
+    ),
+    _rule(
+        "chart-questions",
+        "On documents and charts both encoders are about equal.",
+        "section 4",
+        ("vqa", "Doc & Chart", ACCURACY),
+        0,
+    ),
+)
 
 
-def judge(differences: Sequence[Difference], language: str, other: str, margin: float) -> list[Claim]:
-    """Every claim whose number was measured, for one pair of arms; language minus other throughout."""
+def judge(
+    differences: Sequence[Difference],
+    measures: Sequence[Measure],
+    language: str,
+    other: str,
+    margin: float,
+) -> list[Claim]:
+    """Every claim whose number was measured, for one pair of arms; language minus other throughout.
+
+    Two arms that both guess are equal without meaning: a claim of equality is not supported unless one of
+    them is above chance.
+    """
     claims = []
     for rule in RULES:
         for difference in differences:
             claim = _claim(rule, difference, language, other, margin)
-            if claim is not None:
-                claims.append(claim)
+            if claim is None:
+                continue
+            if rule.sign == 0 and not _above_chance(rule, measures, (language, other), difference.seed):
+                because = f"{claim.because} Neither arm is above chance, so equality says nothing."
+                claim = claim.model_copy(update={"verdict": "not distinguishable", "because": because})
+            claims.append(claim)
     return claims
+
+
+def _above_chance(rule: Rule, measures: Sequence[Measure], arms: tuple[str, str], seed: int) -> bool:
+    return any(
+        measure.chance is not None and measure.low > measure.chance
+        for measure in measures
+        if (measure.section, measure.task, measure.metric) == (rule.section, rule.task, rule.metric)
+        and measure.arm in arms
+        and measure.seed == seed
+    )
 
 
 def _claim(rule: Rule, difference: Difference, language: str, other: str, margin: float) -> Claim | None:
@@ -102,5 +201,3 @@ def equivalence(estimate: Estimate, margin: float) -> Verdict:
     if estimate.low > margin or estimate.high < -margin:
         return "contradicted"
     return "not distinguishable"
-
-

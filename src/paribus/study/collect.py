@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from paribus import stats
-from paribus.results import Cost, Curve, Difference, GalleryItem, Measure, Results
+from paribus.results import Claim, Cost, Curve, Difference, GalleryItem, Measure, Results
 from paribus.study.audit import audit
 from paribus.study.claims import PROBE, judge
 from paribus.study.control import Treatment
@@ -51,7 +51,7 @@ def collect(study: Study, name: str, runtime: Runtime) -> Results:
         costs=_costs(study, runtime),
         measures=measures + asked,
         differences=differences,
-        claims=_claims(study, differences),
+        claims=_claims(study, differences, measures + asked),
         curves=_curves(study, branches, runtime),
         gallery=gallery,
         mined=counts,
@@ -225,12 +225,12 @@ def _gallery(study: Study, runtime: Runtime) -> tuple[list[GalleryItem], dict[st
     return items, counts
 
 
-def _claims(study: Study, differences: list[Difference]) -> list:  # type: ignore[type-arg]
+def _claims(study: Study, differences: list[Difference], measures: list[Measure]) -> list[Claim]:
     reading = [name for name, arm in study.arms.items() if reads(arm)]
     looking = [name for name, arm in study.arms.items() if not reads(arm)]
     if not reading or not looking:
         return []
-    return judge(differences, reading[0], looking[0], study.margin)
+    return judge(differences, measures, reading[0], looking[0], study.margin)
 
 
 def reads(arm: Treatment) -> bool:

@@ -29,7 +29,7 @@ class Data(Config):
 
 
 class VisionLanguageConfig(Config):
-    """The whole downstream, equal for all arms by construction: LLaVA-1.5's two stages on one language model."""
+    """The whole downstream, equal for all arms: LLaVA-1.5's two stages on one language model."""
 
     language: LanguageConfig = LanguageConfig()
     questions: GlyphQAConfig = GlyphQAConfig()

@@ -17,7 +17,7 @@ from paribus.encoders.vision import load_weights, save_weights, weights_digest
 from paribus.files import whole_file, write_json
 from paribus.progress import progress
 from paribus.study.stage import Stage, Training
-from paribus.study.stages import AnyEncoder, Corpus, art_folder
+from paribus.study.stages import AnyEncoder, Corpus, fetched_art
 from paribus.train.loop import Batches, fit
 from paribus.types import Budget, Config, Recipe, Runtime, ViewSpec
 from paribus.vlm.connector import ConnectorConfig, MLPConnector
@@ -26,6 +26,7 @@ from paribus.vlm.model import Eyes, Part, VisionLanguage
 from paribus.vlm.texts import Texts
 from paribus.vqa import glyphqa, scoring
 from paribus.vqa.benchmark import LETTERS, Question, prompt
+from paribus.vqa.questions import Split
 
 PROMPT = "short"
 WHOLE = ViewSpec(name="image")
@@ -50,11 +51,11 @@ class Questions(Stage[QuestionsRecord]):
     def compute(self, folder: Path, runtime: Runtime) -> QuestionsRecord:
         """Make them all."""
         corpus = self.corpus.folder(runtime) / "glyphs"
-        glyphqa.build(self.config, corpus, art_folder(runtime), folder / "glyphqa", runtime.workers)
+        glyphqa.build(self.config, corpus, fetched_art(runtime), folder / "glyphqa", runtime.workers)
         test = self.open(runtime, "test")
         return QuestionsRecord(train=len(self.open(runtime, "train")), test=len(test), digest=test.digest)
 
-    def open(self, runtime: Runtime, split: glyphqa.Split) -> glyphqa.GlyphQA:
+    def open(self, runtime: Runtime, split: Split) -> glyphqa.GlyphQA:
         """One split, as benchmark and as source."""
         return glyphqa.GlyphQA(self.folder(runtime) / "glyphqa", split, PROMPT)
 
@@ -89,7 +90,7 @@ class Language(Training[TrainedRecord]):
             self.config.vocabulary,
         )
         save_tokenizer(tokenizer, folder / "tokenizer.json")
-        model = build_language_model(self.config, tokenizer.get_vocab_size(), self.seed)
+        model = build_language_model(self.config, tokenizer.get_vocab_size(), self.seed, runtime.torch_device)
         objective = VisionLanguage(model, tokenizer, context=self.config.context)
         loader = Loader(
             texts,
@@ -115,7 +116,7 @@ class Language(Training[TrainedRecord]):
     def open(self, runtime: Runtime) -> tuple[PreTrainedModel, Tokenizer]:
         """The trained model and its tokenizer."""
         tokenizer = load_tokenizer(self.folder(runtime) / "tokenizer.json")
-        model = build_language_model(self.config, tokenizer.get_vocab_size(), self.seed)
+        model = build_language_model(self.config, tokenizer.get_vocab_size(), self.seed, runtime.torch_device)
         load_weights(model, self.folder(runtime) / "language.safetensors")
         return model, tokenizer
 
@@ -277,9 +278,7 @@ def _train(
     parts: dict[str, torch.nn.Module] = {"language": model.language}
     if model.eyes is not None:
         parts["connector"] = model.eyes.connector
-    moved = {
-        name: part for name, part in parts.items() if any(p.requires_grad for p in part.parameters())
-    }
+    moved = {name: part for name, part in parts.items() if any(p.requires_grad for p in part.parameters())}
     for name, part in moved.items():
         save_weights(part, folder / f"{name}.safetensors")
     digest = weights_digest(torch.nn.ModuleDict(moved))

@@ -16,7 +16,7 @@ from pydantic import Field
 from safetensors.numpy import load_file, save_file
 
 from paribus import stats
-from paribus.analysis.disagreement import Mined, Pairs, look_at, mine
+from paribus.analysis.disagreement import Pairs, mine
 from paribus.analysis.factors import factor_difference, factor_effects
 from paribus.analysis.neighbours import neighbour_table
 from paribus.analysis.symbols import SymbolTest, symbol_difference, symbol_test
@@ -33,7 +33,7 @@ from paribus.progress import progress
 from paribus.results import Difference, GalleryItem, Measure
 from paribus.stats import Estimate
 from paribus.study.stage import Stage
-from paribus.study.stages import Corpus, Pretrain, Split, Untrained, art_folder
+from paribus.study.stages import Corpus, Pretrain, Split, Untrained, fetched_art
 from paribus.types import Config, Runtime, ViewSpec
 
 ALL: tuple[Split, ...] = ("train", "redraw", "test")
@@ -81,7 +81,7 @@ class Extract(Stage[ExtractRecord]):
         source = self.corpus.open(runtime, ALL)
         encode = self._encode(runtime)
         features = encode([source.image(index) for index in range(len(source))])
-        drawn = symbol_images(Art(art_folder(runtime)), self.corpus.source.size)
+        drawn = symbol_images(Art(fetched_art(runtime)), self.corpus.source.size)
         symbols = encode([image for row in drawn for image in row])
         grid = symbols.reshape(len(drawn), len(drawn[0]), -1)
         with whole_file(folder / "features.safetensors") as path:
@@ -203,14 +203,16 @@ class Probe(Stage[ProbeRecord]):
         return ProbeRecord(results=results)
 
     def _task(
-        self, task: Task, labels: dict[str, NDArray[Any]], features: Float32[np.ndarray, "N D"], runtime: Runtime
+        self,
+        task: Task,
+        labels: dict[str, NDArray[Any]],
+        features: Float32[np.ndarray, "N D"],
+        runtime: Runtime,
     ) -> list[tuple[ProbeResult, dict[str, NDArray[Any]]]]:
         usable = np.isin(labels["kind"], task.kinds) & (labels[task.column] != "")
         train = np.flatnonzero(usable & (labels["split"] == "train"))
         classes, train_y = np.unique(labels[task.column][train], return_inverse=True)
-        test = np.flatnonzero(
-            usable & (labels["split"] == task.test) & np.isin(labels[task.column], classes)
-        )
+        test = np.flatnonzero(usable & (labels["split"] == task.test) & np.isin(labels[task.column], classes))
         test_y = np.searchsorted(classes, labels[task.column][test])
         probe = fit_grid(
             features[train],
@@ -233,7 +235,7 @@ class Probe(Stage[ProbeRecord]):
             estimate = stats.bootstrap_mean(correct.astype(np.float64), clusters=concepts, seed=self.seed)
             result = ProbeResult(
                 task=task.name,
-                probe=name,  # type: ignore[arg-type]
+                probe=name,
                 value=estimate.value,
                 low=estimate.low,
                 high=estimate.high,
@@ -259,9 +261,7 @@ def analysis_rows(labels: dict[str, NDArray[Any]]) -> NDArray[np.intp]:
     return np.flatnonzero((labels["split"] == "test") | words)
 
 
-def analysis_factors(
-    labels: dict[str, NDArray[Any]], rows: NDArray[np.intp]
-) -> dict[str, NDArray[Any]]:
+def analysis_factors(labels: dict[str, NDArray[Any]], rows: NDArray[np.intp]) -> dict[str, NDArray[Any]]:
     """Known factors of those pictures. A word's thing is what is written, so it has no other."""
     word = labels["kind"][rows] == "word"
     return {
@@ -274,11 +274,18 @@ def analysis_factors(
 
 
 def measure(
-    section: str, task: str, metric: str, estimate: Estimate, seed: int, *, unit: str, chance: float | None = None
+    section: str,
+    task: str,
+    metric: str,
+    estimate: Estimate,
+    seed: int,
+    *,
+    unit: str,
+    chance: float | None = None,
 ) -> Measure:
     """A ``Measure`` whose arm is filled in where arms are known."""
     return Measure(
-        section=section,  # type: ignore[arg-type]
+        section=section,
         task=task,
         metric=metric,
         arm="",
@@ -330,7 +337,7 @@ class Embedding(Stage[EmbeddingRecord]):
             measure("factors", name, "unique R2", estimate, self.seed, unit="images")
             for name, estimate in effects.unique_r2.items()
         ]
-        hits = {}
+        hits: dict[str, NDArray[np.float64]] = {}
         for label, exclude in (("any style", None), ("another style", factors["style"])):
             table = neighbour_table(
                 features, factors, exclude=exclude, clusters=labels["concept"][rows], seed=self.seed
@@ -410,12 +417,12 @@ class Compare(Stage[CompareRecord]):
             *self._pairs(mined.a_high, "a", labels, rows),
             *self._pairs(mined.b_high, "b", labels, rows),
         ]
-        _save_pictures(folder / "gallery", gallery, dict(zip(labels["key"][rows].tolist(), images, strict=True)))
-        return CompareRecord(differences=differences, gallery=gallery, counts=_flat_counts(mined))
+        _save_pictures(
+            folder / "gallery", gallery, dict(zip(labels["key"][rows].tolist(), images, strict=True))
+        )
+        return CompareRecord(differences=differences, gallery=gallery, counts=mined.counts)
 
-    def _difference(
-        self, section: str, task: str, metric: str, estimate: Estimate, unit: str
-    ) -> Difference:
+    def _difference(self, section: str, task: str, metric: str, estimate: Estimate, unit: str) -> Difference:
         return Difference(
             section=section,
             task=task,
@@ -463,9 +470,7 @@ class Compare(Stage[CompareRecord]):
             out.append(self._difference("neighbours", task, metric, estimate, "concepts"))
         return out
 
-    def _symbols(
-        self, one: dict[str, Any], two: dict[str, Any], rows: NDArray[np.intp]
-    ) -> list[Difference]:
+    def _symbols(self, one: dict[str, Any], two: dict[str, Any], rows: NDArray[np.intp]) -> list[Difference]:
         found = symbol_difference(
             one["symbols"], one["images"][rows], two["symbols"], two["images"][rows], seed=self.seed
         )
@@ -502,13 +507,6 @@ class Compare(Stage[CompareRecord]):
 def _caption(labels: dict[str, NDArray[Any]], row: int) -> str:
     name, style = labels["name"][row], labels["style"][row]
     return f"{name} ({style}, {labels['colour'][row]})"
-
-
-def _flat_counts(mined: Mined) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for name, value in mined.counts.items():
-        counts[name] = int(value)
-    return counts
 
 
 def _save_pictures(folder: Path, gallery: list[GalleryItem], images: dict[str, NDArray[np.uint8]]) -> None:

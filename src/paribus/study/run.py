@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from paribus.errors import UserError
-from paribus.study.stage import Stage, walk
+from paribus.study.stage import AnyStage, walk
 from paribus.study.stages import Pretrain
 from paribus.study.study import Study
 from paribus.types import Runtime
@@ -40,11 +40,11 @@ def execute(study: Study, runtime: Runtime, say: Say) -> None:
 
 
 def plan(study: Study, runtime: Runtime) -> Iterator[Planned]:
-    """The graph from its ends down, each stage where it is first needed, with what it is predicted to cost."""
+    """The graph from its ends down, each stage once, with what it is predicted to cost."""
     rate = measured_rate(study, runtime)
     seen: set[str] = set()
 
-    def visit(stage: Stage[Any], depth: int) -> Iterator[Planned]:
+    def visit(stage: AnyStage, depth: int) -> Iterator[Planned]:
         address = stage.address()
         if address in seen:
             return
@@ -89,4 +89,6 @@ def need_space(folder: Path, megabytes: int) -> None:
         place = place.parent
     free = shutil.disk_usage(place).free // 2**20
     if free < megabytes:
-        raise UserError(f"{place} has {free} MB free and the study needs about {megabytes} MB: free some space.")
+        raise UserError(
+            f"{place} has {free} MB free and the study needs about {megabytes} MB: free some space."
+        )

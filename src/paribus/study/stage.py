@@ -11,7 +11,7 @@ import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_args
 
 import exca
 from filelock import FileLock, Timeout
@@ -61,7 +61,7 @@ class Stage(BaseModel, Generic[R]):
         """The stage's folder."""
         return runtime.cache / "stages" / self.address()
 
-    def inputs(self) -> Iterator["Stage[Any]"]:
+    def inputs(self) -> Iterator["AnyStage"]:
         """The stages this one is made of."""
         for field in type(self).model_fields:
             value = getattr(self, field)
@@ -74,22 +74,43 @@ class Stage(BaseModel, Generic[R]):
         Raises:
             UserError: the record or a file it names is damaged.
         """
-        folder = self.folder(runtime)
-        path = folder / "record.json"
-        if not path.exists():
+        folder, stored = self.folder(runtime), self._stored(runtime)
+        if stored is None:
             return None
         try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
             record = self._record_type().model_validate(stored["record"])
-            files: dict[str, str] = stored["files"]
-        except (ValueError, KeyError, TypeError, ValidationError) as error:
-            raise UserError(f"{path} is damaged: delete {folder} and run again to make it anew.") from error
+        except ValidationError as error:
+            raise _damaged(folder) from error
+        files: dict[str, str] = stored["files"]
         for name, digest in files.items():
             if not _intact(folder / name, digest):
                 raise UserError(
                     f"{folder / name} is damaged or missing: delete {folder} and run again to make it anew."
                 )
         return record
+
+    def stored_config(self, runtime: Runtime) -> dict[str, Any] | None:
+        """The config that the record says it was made with; None if the stage is not done.
+
+        Raises:
+            UserError: the record is damaged.
+        """
+        stored = self._stored(runtime)
+        config: dict[str, Any] | None = None if stored is None else stored["config"]
+        return config
+
+    def _stored(self, runtime: Runtime) -> dict[str, Any] | None:
+        """``record.json``, if there is one: stage, config, record, files."""
+        path = self.folder(runtime) / "record.json"
+        try:
+            stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            if not all(isinstance(stored[name], dict) for name in ("config", "record", "files")):
+                raise TypeError("a part is no mapping")
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise _damaged(path.parent) from error
+        return stored
 
     def run(self, runtime: Runtime) -> R:
         """The record, computed now if it is not there yet.
@@ -106,7 +127,9 @@ class Stage(BaseModel, Generic[R]):
         else:
             logs = str(runtime.cache / "logs")
             settings = {"cluster": runtime.cluster, "folder": logs, "job_name": self.name}
-            submitted: Stage[R] = self.model_validate(self.model_dump(exclude={"infra"}) | {"infra": settings})
+            submitted: Stage[R] = self.model_validate(
+                self.model_dump(exclude={"infra"}) | {"infra": settings}
+            )
             submitted.infra.submit(runtime).result()
         record = self.cached(runtime)
         if record is None:
@@ -144,6 +167,12 @@ class Stage(BaseModel, Generic[R]):
         raise TypeError(f"{cls.__name__} does not name its record type {get_args(cls)}")
 
 
+if TYPE_CHECKING:
+    AnyStage = Stage[Any]
+else:
+    AnyStage = Stage  # pydantic makes Stage[Any] a class of its own, and no stage is an instance of it
+
+
 class Training(Stage[R]):
     """A stage that trains: it leaves the logged series beside its weights."""
 
@@ -151,6 +180,10 @@ class Training(Stage[R]):
         """The logged series, a line a step."""
         lines: list[dict[str, float]] = json.loads((self.folder(runtime) / "history.json").read_text())
         return lines
+
+
+def _damaged(folder: Path) -> UserError:
+    return UserError(f"{folder / 'record.json'} is damaged: delete {folder} and run again to make it anew.")
 
 
 _seen: dict[tuple[str, int, int], str] = {}
@@ -185,11 +218,11 @@ class _locked:  # noqa: N801 - used like a function
         self.lock.release()
 
 
-def walk(stages: list[Stage[Any]]) -> list[Stage[Any]]:
+def walk(stages: list[AnyStage]) -> list[AnyStage]:
     """All stages below and including the given ones, inputs first, each once."""
-    found: dict[str, Stage[Any]] = {}
+    found: dict[str, AnyStage] = {}
 
-    def visit(stage: Stage[Any]) -> None:
+    def visit(stage: AnyStage) -> None:
         if stage.address() in found:
             return
         for below in stage.inputs():

@@ -1,6 +1,5 @@
 """The stages of a study up to its encoders: corpus, words, pre-training, and the untrained baseline."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -23,7 +22,8 @@ from paribus.encoders.vision import (
 )
 from paribus.errors import UserError
 from paribus.files import write_json
-from paribus.objectives import AnyObjective, Objective, build_objective
+from paribus.objectives import AnyObjective, build_objective
+from paribus.objectives.base import Objective
 from paribus.results import Attribution
 from paribus.study.stage import Stage, Training
 from paribus.train.cost import peak_memory_mb, training_flops
@@ -37,6 +37,17 @@ Split = Literal["train", "redraw", "test"]
 def art_folder(runtime: Runtime) -> Path:
     """Where third-party art lies."""
     return runtime.cache / "art"
+
+
+def fetched_art(runtime: Runtime) -> Path:
+    """The art folder, once every package in it is there and is what was pinned.
+
+    Raises:
+        UserError: a package differs from its pin, or cannot be fetched.
+    """
+    folder = art_folder(runtime)
+    art_module.fetch(folder)
+    return folder
 
 
 class CorpusRecord(Config):
@@ -56,15 +67,15 @@ class Corpus(Stage[CorpusRecord]):
 
     def compute(self, folder: Path, runtime: Runtime) -> CorpusRecord:
         """Fetch the art if need be, verify it, draw everything."""
-        art_module.fetch(art_folder(runtime))
         built = folder / "glyphs"
-        glyphs.build(self.source, art_folder(runtime), built, runtime.workers)
+        glyphs.build(self.source, fetched_art(runtime), built, runtime.workers)
+        meta = glyphs.verify(built)
         columns = self.open(runtime, ("train", "redraw", "test")).columns
         parts, counts = np.unique(columns["split"], return_counts=True)
         return CorpusRecord(
-            digest=json.loads((built / "meta.json").read_text(encoding="utf-8"))["digest"],
+            digest=meta.digest,
             counts={str(part): int(count) for part, count in zip(parts, counts, strict=True)},
-            attributions=glyphs.attributions(art_module.Art(art_folder(runtime))),
+            attributions=meta.attributions,
         )
 
     def open(

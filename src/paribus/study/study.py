@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 import yaml
 from pydantic import Field, ValidationError
 
+from paribus.data.captions import find_policy
 from paribus.errors import UserError
 from paribus.probes.linear import Grid
 from paribus.study.control import (
@@ -19,7 +20,7 @@ from paribus.study.control import (
 )
 from paribus.study.downstream import Align, Answer, Instruct, Language, Questions
 from paribus.study.evaluate import Compare, Embedding, Extract, Histogram, Probe
-from paribus.study.stage import Stage
+from paribus.study.stage import AnyStage, Stage
 from paribus.study.stages import Corpus, Pretrain, Untrained, Words
 from paribus.types import Config, Confound
 
@@ -79,9 +80,7 @@ class Study(Config):
     def _arm(self, name: str, treatment: Treatment, seed: int) -> Arm:
         control, objective = self.control, treatment.objective
         confounds = arm_confounds(treatment, control)
-        words = Words(
-            corpus=self.corpus, captions=control.data.captions, vocabulary=control.data.vocabulary
-        )
+        words = Words(corpus=self.corpus, captions=control.data.captions, vocabulary=control.data.vocabulary)
         settings = {
             "recipe": control.recipe.model_dump(mode="json"),
             "budget": control.budget.model_dump(mode="json"),
@@ -188,9 +187,9 @@ class Study(Config):
             if one.seed == other.seed and one.embedding is not None and other.embedding is not None
         ]
 
-    def stages(self) -> list[Stage[Any]]:
+    def stages(self) -> list[AnyStage]:
         """The ends of the graph; what they need hangs below them."""
-        ends: list[Stage[Any]] = [arm.encoder for arm in self.all_arms()]
+        ends: list[AnyStage] = [arm.encoder for arm in self.all_arms()]
         for branch in self.branches():
             ends += [stage for stage in branch[2:] if isinstance(stage, Stage)]
         return ends + [compare for _, _, compare in self.comparisons()]
@@ -205,14 +204,18 @@ def load_study(path: Path, changes: tuple[str, ...] = ()) -> Study:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UserError(f"There is no study file {path}: give the path of a YAML file, e.g. studies/quickstart.yaml.") from error
+        raise UserError(
+            f"There is no study file {path}: give the path of a YAML file, e.g. studies/quickstart.yaml."
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"Cannot read the study file {path}: give the path of a YAML file.") from error
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} is not valid YAML: {reason}.") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds no study: it must be a mapping with the keys hypothesis, control, arms.")
+        raise UserError(
+            f"{path} holds no study: it must be a mapping with the keys hypothesis, control, arms."
+        )
     for change in changes:
         _change(content, change)
     try:
@@ -242,6 +245,10 @@ def _change(content: dict[str, Any], change: str) -> None:
 
 def _check(study: Study, path: Path) -> None:
     """What types cannot say."""
+    try:
+        find_policy(study.control.data.captions)
+    except UserError as error:
+        raise UserError(f"{path}: control.data.captions: {error}") from error
     taken = {"untrained", "colour-histogram"} & set(study.arms)
     if taken:
         raise UserError(f"{path}: arms.{taken.pop()}: this name belongs to a baseline; choose another.")

@@ -18,10 +18,11 @@ def training_flops(objective: Objective, batch: Batch) -> float:
     Attention runs as plain matrix products while it is counted, because torch counts those on every device.
     Gradients are dropped afterwards; the objective is unchanged.
     """
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+    counter = FlopCounterMode(display=False)
+    with counter, sdpa_kernel(SDPBackend.MATH):
         backward(objective, batch, Clock(0, 0, 1), None, "fp32")
     objective.zero_grad(set_to_none=True)
-    return counter.get_total_flops() / len(batch)
+    return float(counter.get_total_flops()) / len(batch)
 
 
 def peak_memory_mb() -> float:

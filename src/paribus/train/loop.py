@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
+from tqdm import tqdm
 
 from paribus.errors import UserError
 from paribus.objectives.base import Objective
@@ -64,7 +65,8 @@ def fit(
     started, saved = time.monotonic() - state.seconds, time.monotonic()
     objective.train()
     whole = budget.steps * budget.batch
-    with progress_bar(label=label, total=whole, unit="img", initial=state.step * budget.batch) as bar:
+    bar: tqdm[None] = progress_bar(label=label, total=whole, unit="img", initial=state.step * budget.batch)
+    with bar:
         for batch in batches(state.step, budget.steps):
             clock = Clock(state.step, state.step * budget.batch, whole)
             set_rates(optimizer, recipe, clock)

@@ -26,7 +26,9 @@ def backward(objective: Objective, batch: Batch, clock: Clock, chunk: int | None
 
 
 def _encode(objective: Objective, batch: Batch, precision: str) -> Encoded:
-    with torch.autocast(device_of(objective).type, torch.bfloat16, enabled=precision == "bf16"):
+    if precision == "fp32":  # apart, because meta tensors, on which costs are counted, know no autocast
+        return objective.encode(batch)
+    with torch.autocast(device_of(objective).type, torch.bfloat16):
         return objective.encode(batch)
 
 

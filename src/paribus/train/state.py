@@ -47,13 +47,13 @@ def _tensors(objective: Objective, optimizer: torch.optim.Optimizer) -> dict[str
 def save_state(
     folder: Path, progress: Progress, objective: Objective, optimizer: torch.optim.Optimizer
 ) -> None:
-    """Write checkpoint ``step-N`` and drop all but the last two."""
+    """Write checkpoint ``step-N``; drop all but the last two, and what a killed run left half written."""
     target = folder / f"step-{progress.step:08d}"
     with whole_folder(target) as temporary:
         save_file(_tensors(objective, optimizer), temporary / "state.safetensors")
         digest = sha256(temporary / "state.safetensors")
         write_json(temporary / "progress.json", {"sha256": digest, **asdict(progress)})
-    for old in checkpoints(folder)[:-KEEP]:
+    for old in [*checkpoints(folder)[:-KEEP], *folder.glob(".step-*.tmp")]:
         shutil.rmtree(old)
 
 
@@ -80,7 +80,7 @@ def load_state(folder: Path, objective: Objective, optimizer: torch.optim.Optimi
             raise ValueError("sha256 differs")
         tensors = load_file(newest / "state.safetensors")
         progress = Progress(**fields)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise UserError(
             f"The checkpoint {newest} is damaged: delete that folder and run again; "
             "training goes on from the one before it."

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import torch
 from pydantic import Field
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
@@ -26,8 +27,19 @@ class LanguageConfig(Config):
         return 6.0 * tokens * weights
 
 
-def build_language_model(config: LanguageConfig, vocabulary: int, seed: int) -> PreTrainedModel:
-    """A transformers ``AutoModelForCausalLM`` with random weights from the seed's own stream."""
+def attention_for(device: torch.device) -> str:
+    """The attention kernel that is fast: torch's fused one, but for bf16 on CPU (see ``vision.attend``)."""
+    return "eager" if device.type == "cpu" else "sdpa"
+
+
+def build_language_model(
+    config: LanguageConfig, vocabulary: int, seed: int, device: torch.device
+) -> PreTrainedModel:
+    """A transformers ``AutoModelForCausalLM`` with random weights from the seed's own stream.
+
+    Weights begin with standard deviation ``hidden ** -0.5``: at these widths transformers' 0.02 leaves
+    attention so flat that finding an option in the prompt is not learnt within the budget (docs/lab.md).
+    """
     settings = AutoConfig.for_model(
         config.kind,
         vocab_size=vocabulary,
@@ -38,11 +50,14 @@ def build_language_model(config: LanguageConfig, vocabulary: int, seed: int) -> 
         num_key_value_heads=config.heads,
         max_position_embeddings=config.context,
         tie_word_embeddings=True,
+        initializer_range=config.hidden**-0.5,
         bos_token_id=None,
         eos_token_id=None,
         pad_token_id=None,
         use_cache=False,
     )
     with torch_seed(seed, "language"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(settings, attn_implementation="sdpa")
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+            settings, attn_implementation=attention_for(device)
+        )
     return model

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from paribus.encoders.vision import VisionEncoder
+from paribus.encoders.vision import VisionEncoder, widen
 from paribus.objectives.base import Objective
 from paribus.types import Batch, Clock, Encoded, Losses
 from paribus.vlm.connector import MLPConnector
@@ -89,7 +89,7 @@ class VisionLanguage(Objective):
         hidden = self._hidden(batch, tokens)
         rows, columns = tokens.target.nonzero(as_tuple=True)
         logits = self._words(hidden[rows, columns - 1])
-        nll = F.cross_entropy(logits.float(), tokens.ids[rows, columns], reduction="none")
+        nll = F.cross_entropy(widen(logits), tokens.ids[rows, columns], reduction="none")
         summed = torch.zeros(len(batch), device=nll.device, dtype=nll.dtype).index_add(0, rows, nll)
         return {"nll": summed, "terms": tokens.target.sum(dim=1)}
 
@@ -113,7 +113,7 @@ class VisionLanguage(Objective):
         place = tokens.target.int().argmax(dim=1) - 1
         hidden = self._hidden(batch, tokens)
         logits = self._words(hidden[torch.arange(len(batch), device=hidden.device), place])
-        return logits.float().log_softmax(dim=-1)[:, first]
+        return widen(logits).log_softmax(dim=-1)[:, first]
 
     def _tokens(self, batch: Batch) -> Tokens:
         tokens = tokenize(self.tokenizer, batch.prompts, batch.texts, self.context)
@@ -122,16 +122,15 @@ class VisionLanguage(Objective):
     def _hidden(self, batch: Batch, tokens: Tokens) -> Float[Tensor, "B T H"]:
         """Last hidden states at the text positions."""
         words = self.language.get_input_embeddings()(tokens.ids)
-        real = tokens.real
         if self.eyes is not None:
             (view,) = batch.views.values()
             seen = self.eyes(view[:, 0]).to(words.dtype)
             words = torch.cat([seen, words], dim=1)
-            real = torch.cat([real.new_ones(seen.shape[:2]), real], dim=1)
         # Padding stands on the right and attention is causal, so no target ever sees it: no mask is needed.
-        out = self.language.base_model(inputs_embeds=words, use_cache=False).last_hidden_state
-        return out[:, real.shape[1] - tokens.ids.shape[1] :]
+        hidden: Tensor = self.language.base_model(inputs_embeds=words, use_cache=False).last_hidden_state
+        return hidden[:, -tokens.ids.shape[1] :]
 
     def _words(self, hidden: Float[Tensor, "rows H"]) -> Float[Tensor, "rows words"]:
-        out: Tensor = self.language.get_output_embeddings()(hidden)
-        return out
+        head: nn.Module = self.language.get_output_embeddings()  # type: ignore[no-untyped-call]
+        logits: Tensor = head(hidden)
+        return logits

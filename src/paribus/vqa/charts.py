@@ -121,10 +121,10 @@ def _read(path: Path) -> list[dict[str, Any]]:
             table = list(csv.DictReader(handle)) if path.suffix == ".csv" else json.load(handle)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"The table {path} cannot be read ({error}): fetch the art again with `paribus corpus fetch`."
+            f"The table {path} cannot be read ({error}): delete the art folder and run again."
         ) from error
     if not isinstance(table, list) or not all(isinstance(row, dict) for row in table):
-        raise UserError(f"The table {path} is not a list of rows: fetch the art again.")
+        raise UserError(f"The table {path} is not a list of rows: delete the art folder and run again.")
     return table
 
 

@@ -266,7 +266,7 @@ def _verified_meta(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: if anything is missing or differs.
     """
-    again = "build the questions again with `paribus corpus build glyphqa`"
+    again = f"delete {folder.parent} and run the study again, which makes the questions anew"
     try:
         meta: dict[str, Any] = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         wanted = {name: meta["sha256"][name] for name in _FILES}

