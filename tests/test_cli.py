@@ -70,9 +70,7 @@ def test_a_second_run_computes_nothing_and_says_the_same(finished):
     stamps = {path: path.stat().st_mtime_ns for path in (finished / "cache").rglob("*") if path.is_file()}
     before = (finished / "runs" / "tiny" / "results.json").read_text()
     log = finished / "computed"
-    done = paribus(
-        finished, "run", finished / "tiny.yaml", *places(finished), before=partial(counting, log)
-    )
+    done = paribus(finished, "run", finished / "tiny.yaml", *places(finished), before=partial(counting, log))
     assert done.code == 0, done.err
     assert counted(log) == []
     assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
@@ -128,8 +126,9 @@ def test_plan_predicts_the_flops_that_are_then_counted(finished):
 
     for arm in load_study(finished / "tiny.yaml").all_arms():
         record = records(finished / "cache")[arm.encoder.address()]["record"]
-        # Captions may be shorter than the text tower's context, and nothing else may differ.
-        assert arm.encoder.flops() == pytest.approx(record["flops_per_sample"] * record["samples"], rel=0.02)
+        share = arm.encoder.flops() / (record["flops_per_sample"] * record["samples"])
+        # How long captions are is not known before there is a corpus; all else is.
+        assert 0.5 < share <= 1.0 if arm.encoder.objective.reads_text else share == pytest.approx(1.0)
 
 
 def test_report_draws_the_same_page_again_and_computes_nothing(finished):
@@ -173,7 +172,10 @@ def _set(*path, to):
         (_set("record", "start", to="1" * 64), r"start \(seed 0\) differs between arms: .*dino 1{64}"),
         (_set("record", "data", to="2" * 64), r"data \(seed 0\) differs between arms: .*dino 2{64}"),
         (_set("record", "samples", to=48), r"samples \(seed 0\) differs between arms: .*dino 48"),
-        (_set("config", "recipe", "lr", to=0.5), r"dino \(seed 0\) was made with recipe.lr 0.5, but .* 0.001"),
+        (
+            _set("config", "recipe", "lr", to=0.5),
+            r"dino \(seed 0\) was made with recipe.lr 0.5, but the study says",
+        ),
         (_set("config", "seed", to=7), r"dino \(seed 0\) was made with seed 7, but the study says 0"),
         (_set("config", "corpus", "source", "size", to=64), r"dino .* corpus.source.size 64, but .* 32"),
     ],
@@ -197,9 +199,13 @@ def test_audit_of_what_never_ran_says_so(tiny_study, tiny_cache, capsys, monkeyp
 def test_set_changes_a_study_like_its_file_does(finished, tmp_path, capsys, monkeypatch):
     """An arm costs that arm: all that a change does not touch is cached."""
     change = ("--set", "arms.dino.objective.momentum=0.9")
-    assert in_process(monkeypatch, "plan", finished / "tiny.yaml", *change, "--cache", finished / "cache") == 0
+    assert (
+        in_process(monkeypatch, "plan", finished / "tiny.yaml", *change, "--cache", finished / "cache") == 0
+    )
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    new = {line[0].split("-")[0] for line in lines if len(line) > 1 and "-" in line[0] and line[1] != "cached"}
+    new = {
+        line[0].split("-")[0] for line in lines if len(line) > 1 and "-" in line[0] and line[1] != "cached"
+    }
     assert new == {"pretrain", "extract", "probe", "embedding", "align", "instruct", "answer", "compare"}
     kept = {line[0].split("-")[0] for line in lines if line[1:] == ["cached"]}
     assert kept >= {"corpus", "words", "language", "questions", "untrained", "histogram"}
@@ -223,7 +229,9 @@ def test_the_corpus_commands(tmp_path, shared_cache, monkeypatch, capsys):
     assert stored["stage"] == "corpus"
     for command, told in (("build", "digest"), ("verify", "is whole"), ("show", "Contact sheet: sheet.png")):
         extra = ("--out", "sheet.png") if command == "show" else ()
-        assert in_process(monkeypatch, "corpus", command, "glyphs", "--size", 32, "--cache", cache, *extra) == 0
+        assert (
+            in_process(monkeypatch, "corpus", command, "glyphs", "--size", 32, "--cache", cache, *extra) == 0
+        )
         assert told in capsys.readouterr().out
     with Image.open(io.BytesIO((tmp_path / "sheet.png").read_bytes())) as sheet:
         assert min(sheet.size) > 200

@@ -219,7 +219,9 @@ def test_no_code_asks_which_arm_it_serves(module):
 )
 def test_the_rule_sees_a_question(line):
     assert questions_about({"clip", "dino"}, ast.parse(line))
-    assert not questions_about({"clip", "dino"}, ast.parse("OBJECTIVES = {'clip': Clip}\nkind: L['clip'] = 'clip'"))
+    assert not questions_about(
+        {"clip", "dino"}, ast.parse("OBJECTIVES = {'clip': Clip}\nkind: L['clip'] = 'clip'")
+    )
 
 
 # What may be written where.
@@ -241,14 +243,18 @@ def _texts() -> list[tuple[str, str]]:
     return found
 
 
-HOSTS = r"registry\.(?!invalid)[a-z0-9-]+\.[a-z]+|pypi\.(?:org|python)|pythonhosted\.org|anaconda\.(?:org|com)/"
+HOSTS = (
+    r"registry\.(?!invalid)[a-z0-9-]+\.[a-z]+|pypi\.(?:org|python)|pythonhosted\.org|anaconda\.(?:org|com)/"
+)
 PLACES = r"(?<![\w.<*/-])/(?:work|root|opt|Users|home|mnt|data|scratch|tmp/w)/(?=\w)"
 """Homes and mounts of some machine. Hosts and places are spelt so that they do not match themselves."""
 
 
 def _configured_hosts() -> set[str]:
     """Registries that this machine is told to use, which are nobody else's business."""
-    told = [value for name, value in os.environ.items() if re.search(r"index_url|registry", name, re.IGNORECASE)]
+    told = [
+        value for name, value in os.environ.items() if re.search(r"index_url|registry", name, re.IGNORECASE)
+    ]
     for path in (Path.home() / ".npmrc", Path("/etc/pip.conf"), Path.home() / ".config/pip/pip.conf"):
         told += [path.read_text()] if path.is_file() else []
     return {host for text in told for host in re.findall(r"//(?:[^/\s@]*@)?([\w.-]+\.[\w-]+)", text)}
@@ -268,7 +274,9 @@ def test_no_file_names_a_registry_or_this_machine():
     assert not [(name, host) for name, text in texts for host in hosts if host in text]
 
 
-@pytest.mark.parametrize("words", [("registry.", "npmjs.org"), ("https://", "pypi", ".org"), ("'/ro", "ot/x'")])
+@pytest.mark.parametrize(
+    "words", [("registry.", "npmjs.org"), ("https://", "pypi", ".org"), ("'/ro", "ot/x'")]
+)
 def test_the_rule_sees_a_stranger(words):
     assert strangers("".join(words))
     assert not strangers("src/data/x, ../home/x, npm's registry, <cache>/root")
@@ -293,7 +301,9 @@ except SystemExit as end:
 """
 
 
-@pytest.mark.parametrize("code", ["import paribus", "import paribus.cli", HELP], ids=["import", "cli", "help"])
+@pytest.mark.parametrize(
+    "code", ["import paribus", "import paribus.cli", HELP], ids=["import", "cli", "help"]
+)
 def test_the_command_line_does_not_wait_for_torch(code):
     loaded = _loaded_by(code)
     assert "paribus" in loaded

@@ -95,18 +95,14 @@ def plan(study: StudyFile, change: Changes = None, cache: Cache = CACHE, device:
     runtime = _runtime(cache=cache, device=device)
     lines = list(planned(loaded, runtime))
     for line in lines:
-        cost = (
-            "cached"
-            if line.done
-            else (f"{line.flops:9.2e} FLOPs  ~{line.seconds:6.0f} s" if line.flops else "to do")
-        )
-        print(f"{'  ' * line.depth + line.address:<48}  {cost}")
+        cost = f"{line.flops:9.2e} FLOPs  ~{line.seconds:6.0f} s" if line.flops else "to do"
+        print(f"{'  ' * line.depth + line.address:<48}  {'cached' if line.done else cost}")
     waiting = [line for line in lines if not line.done]
     flops, seconds = sum(line.flops for line in waiting), sum(line.seconds for line in waiting)
     print(
-        f"\n{len(lines)} stages, {len(lines) - len(waiting)} cached; the rest needs about {flops:.2e} FLOPs, "
+        f"\n{len(lines)} stages, {len(lines) - len(waiting)} cached; the rest needs {flops:.2e} FLOPs, about "
         f"{seconds / 60:.0f} minutes of training at this machine's rate "
-        f"({flops / GPU_RATE / 3600:.3f} GPU-hours at {GPU_RATE / 1e12:.0f} TFLOP/s) and about 500 MB of disk; "
+        f"({flops / GPU_RATE / 3600:.3f} GPU-hours at {GPU_RATE / 1e12:.0f} TFLOP/s) and 500 MB of disk; "
         f"{disk_bytes(cache) / 1e6:.0f} MB are used."
     )
 

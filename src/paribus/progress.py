@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from tqdm import tqdm
 
@@ -22,7 +22,7 @@ def progress(
     Away from a terminal it writes a line only every ten seconds, so that logs stay readable.
     """
     terminal = sys.stderr.isatty()
-    bar: tqdm[T] = tqdm(
+    bar = tqdm(
         items,
         desc=label,
         total=total,
@@ -34,4 +34,4 @@ def progress(
         dynamic_ncols=terminal,
         leave=True,
     )
-    return bar
+    return cast("tqdm[T]", bar)  # without items it only counts

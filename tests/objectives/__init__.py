@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from sklearn.datasets import load_sample_image
-from transformers import PreTrainedModel
 
 from paribus.data.loader import Loader
 from paribus.encoders.text import TextConfig, train_tokenizer
@@ -89,7 +88,7 @@ def in_float64(objective, batch):
     torch's own do not.
     """
     for module in objective.modules():
-        if isinstance(module, PreTrainedModel):
+        if hasattr(module, "set_attn_implementation"):
             module.set_attn_implementation("sdpa")
     for module in list(objective.modules()):
         for name, child in module.named_children():

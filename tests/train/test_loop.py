@@ -21,10 +21,10 @@ from paribus.objectives import OBJECTIVES
 from paribus.train.loop import chain, fit
 from paribus.train.optim import learning_rate
 from paribus.train.state import checkpoints
-from paribus.types import Budget, Clock, Recipe, Runtime
+from paribus.types import Budget, Clock, Runtime
 
-STEPS, BATCH = 8, 6
-RECIPE = Recipe(lr=5e-3, final_lr=1e-5, warmup=0.2, weight_decay=0.1, final_weight_decay=0.3, clip=1.0)
+from . import BATCH, LONG, RECIPE, STEPS, train_long
+
 KINDS = [*sorted(OBJECTIVES), "vision-language"]
 
 
@@ -135,18 +135,10 @@ def test_only_what_is_left_is_asked_of_the_loader(tmp_path):
     assert asked == [(5, STEPS)]
 
 
-LONG = 120
-
-
-def train_long(folder):
-    """What the killed process runs."""
-    return train("dino", Path(folder), steps=LONG)
-
-
 def kill_after(folder, step):
     """Train in another process, and kill it once it has passed ``step``; how far it came."""
     tests, source = Path(__file__).parents[1], Path(__file__).parents[2] / "src"
-    code = f"from train.test_loop import train_long; train_long({str(folder)!r})"
+    code = f"from train import train_long; train_long({str(folder)!r})"
     environment = os.environ | {"PYTHONPATH": f"{source}{os.pathsep}{tests}", "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120

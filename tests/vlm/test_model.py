@@ -23,6 +23,8 @@ from . import LANGUAGE, tiny_batch, tiny_loader, tiny_vlm
 
 CLOCK = Clock(0, 0, 10)
 PATCHES = ENCODER.grid**2
+PATCH_ID = TOKENIZER.encode("\x07").ids[0]
+"""The bell, which no text here rings, stands for a patch in transformers' LLaVA."""
 CPU = torch.device("cpu")
 KINDS = ["qwen2", "llama"]
 CHOICES = ("A", "B", "C", "D")
@@ -43,7 +45,7 @@ class Tower(nn.Module):
 
 
 def llava_of(vlm):
-    """transformers' LLaVA with a VLM's weights; the last of its ids stands for a patch."""
+    """transformers' LLaVA with a VLM's weights."""
     text = vlm.language.config
     words = vlm.language.get_input_embeddings().weight
     vision = CLIPVisionConfig(
@@ -51,7 +53,7 @@ def llava_of(vlm):
         image_size=ENCODER.image_size, patch_size=ENCODER.patch,
     )  # fmt: skip
     config = LlavaConfig(
-        vision_config=vision, text_config=text, image_token_id=len(words) - 1, projector_hidden_act="gelu",
+        vision_config=vision, text_config=text, image_token_id=PATCH_ID, projector_hidden_act="gelu",
         vision_feature_layer=-2, vision_feature_select_strategy="default",
     )  # fmt: skip
     peer = LlavaForConditionalGeneration(config).to(words.dtype)
@@ -69,13 +71,12 @@ def with_patches(ids, fill):
     return torch.cat([torch.full((len(ids), PATCHES), fill), ids], dim=1)
 
 
-def llava_inputs(vlm, batch):
+def llava_inputs(batch):
     """What transformers' LLaVA takes: placeholders, pixels, labels with -100 where nothing is learnt."""
     tokens = tokenize(TOKENIZER, batch.prompts, batch.texts, LANGUAGE.context)
-    placeholder = len(vlm.language.get_input_embeddings().weight) - 1
     labels = tokens.ids.masked_fill(~tokens.target, -100)
     return {
-        "input_ids": with_patches(tokens.ids, placeholder),
+        "input_ids": with_patches(tokens.ids, PATCH_ID),
         "labels": with_patches(labels, -100),
         "pixel_values": next(iter(batch.views.values()))[:, 0],
     }
@@ -94,7 +95,7 @@ def lively(vlm, seed=0):
 def test_loss_equals_transformers_llava(kind):
     vlm, batch = lively(tiny_vlm(kind)), tiny_batch()
     ours = vlm.loss(vlm.encode(batch), CLOCK).total
-    theirs = llava_of(vlm)(**llava_inputs(vlm, batch)).loss
+    theirs = llava_of(vlm)(**llava_inputs(batch)).loss
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
     dark = replace(batch, views={"image": torch.zeros_like(batch.views["image"])})
     assert abs(vlm.loss(vlm.encode(dark), CLOCK).total.item() - ours.item()) > 1e-3, "the picture matters"
@@ -104,7 +105,7 @@ def test_loss_equals_transformers_llava(kind):
 def test_gradients_equal_transformers_llava(kind):
     vlm, batch = lively(tiny_vlm(kind, trained=("connector", "language"))), tiny_batch()
     peer = llava_of(vlm)
-    peer.loss = peer(**llava_inputs(vlm, batch)).loss.backward()
+    peer(**llava_inputs(batch)).loss.backward()
     backward(vlm, batch, CLOCK, None, "fp32")
     first, _, second = vlm.eyes.connector.layers
     theirs = peer.model.multi_modal_projector
@@ -136,7 +137,7 @@ def test_choices_equal_a_full_forward_with_labels(kind):
             labels = torch.full_like(ids, -100)
             labels[0, -1] = ids[0, -1]
             given = {
-                "input_ids": with_patches(ids, len(vlm.language.get_input_embeddings().weight) - 1),
+                "input_ids": with_patches(ids, PATCH_ID),
                 "labels": with_patches(labels, -100),
                 "pixel_values": batch.views["image"][row : row + 1, 0],
             }

@@ -1,6 +1,7 @@
 """The text that the small language model learns from: its own variants of real questions, and captions."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,9 +20,8 @@ PICTURE = np.zeros((4, 4, 3), dtype=np.uint8)
 
 def question(number):
     words = [f"{colour}{number}" for colour in ("red", "blue", "green", "grey")]
-    return Question(
-        number, f"Which one is it, {number}?", *words, LETTERS[number % 4], "General", PICTURE, "toy", f"q{number}"
-    )  # fmt: skip
+    text, answer = f"Which one is it, {number}?", LETTERS[number % 4]
+    return Question(number, text, *words, answer, "General", PICTURE, "toy", f"q{number}")
 
 
 QUESTIONS = [question(number) for number in range(50)]
@@ -68,7 +68,8 @@ def test_questions_name_the_right_option_first(texts):
         assert asked == source.question
         assert sorted(given.values()) == sorted(options(source)), "the same options in other places"
         assert given[sample.text] == named
-        assert sample.prompt.endswith(prompt(source, "short").split("\n")[0] + sample.prompt.split(asked)[1])
+        words = prompt(replace(source, **given, answer=sample.text), "short")
+        assert sample.prompt == f" {named}{START}{words}"
 
 
 def test_letters_and_named_options_are_even(texts):

@@ -86,11 +86,13 @@ def attend(
     """
     if q.device.type != "cpu":
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-    scores = widen(q @ k.transpose(-2, -1)) * q.shape[-1] ** -0.5
-    if causal:
-        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
-        scores = scores.masked_fill(later, float("-inf"))
-    return scores.softmax(dim=-1).to(v.dtype) @ v
+    with torch.autocast("cpu", enabled=False):  # autocast would copy the scores to float32 and back
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+        if causal:
+            later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
+            scores = scores.masked_fill(later, float("-inf"))
+        out: Tensor = scores.softmax(dim=-1) @ v
+    return out
 
 
 class Attention(nn.Module):
@@ -185,9 +187,9 @@ class VisionEncoder(nn.Module):
         """
         if not -self.config.depth <= layer <= -1:
             raise ValueError(f"layer {layer} is not in [-{self.config.depth}, -1]")
-        x = self.patch_embed((images - self.mean) / self.std)
-        positions = self.positions(x.shape[-2], x.shape[-1])
-        x = x.flatten(2).transpose(1, 2) + positions[:, 1:]
+        height, width = (side // self.config.patch for side in images.shape[-2:])
+        positions = self.positions(height, width)
+        x = self.embed((images - self.mean) / self.std, height, width) + positions[:, 1:]
         cls = (self.cls_token + positions[:, :1]).expand(len(x), -1, -1)
         x = torch.cat([cls, self.register_tokens.expand(len(x), -1, -1), x], dim=1)
         for number, block in enumerate(list(self.blocks)[: self.config.depth + 1 + layer]):
@@ -197,6 +199,15 @@ class VisionEncoder(nn.Module):
         prefix = 1 + self.config.registers
         registers = x[:, 1:prefix] if self.config.registers else None
         return Features(x[:, 0], registers, x[:, prefix:])
+
+    def embed(
+        self, images: Float[Tensor, "B 3 H W"], height: int, width: int
+    ) -> Float[Tensor, "B N D"]:
+        """The patch convolution as one matrix product: its stride is its size, and on CPU this is faster."""
+        patch, weight = self.config.patch, self.patch_embed.weight.flatten(1)
+        cut = images[..., : height * patch, : width * patch]
+        cells = cut.unflatten(-1, (width, patch)).unflatten(-3, (height, patch))
+        return F.linear(cells.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2), weight, self.patch_embed.bias)
 
     def positions(self, height: int, width: int) -> Float[Tensor, "1 tokens D"]:
         """Position embeddings for a grid of patches, bicubic where it is not the trained one."""

@@ -78,7 +78,8 @@ def _settings(arm: Arm) -> dict[str, Any]:
     identity: dict[str, Any] = arm.encoder.model_dump(mode="json", exclude={"infra", "corpus", "words"})
     corpus = arm.encoder.corpus.model_dump(mode="json", exclude={"infra"})
     words = "none" if arm.encoder.words is None else "BPE trained on the captions"
-    return {"data": corpus["source"], "words": words, **identity}
+    data = {**corpus["source"], "version": corpus["version"]}
+    return {"data": data, "words": words, **identity}
 
 
 def _row(study: Study, path: str, values: dict[str, str], arms: list[Arm]) -> LedgerRow:

@@ -24,6 +24,7 @@ from paribus.types import Config, Runtime
 logger = logging.getLogger(__name__)
 
 R = TypeVar("R", bound=Config)
+S = TypeVar("S", bound=BaseModel)
 
 
 class Stage(BaseModel, Generic[R]):
@@ -60,6 +61,11 @@ class Stage(BaseModel, Generic[R]):
     def folder(self, runtime: Runtime) -> Path:
         """The stage's folder."""
         return runtime.cache / "stages" / self.address()
+
+    def changed(self: S, **settings: Any) -> S:
+        """The same stage with other settings; ``model_copy`` would share exca's infra, which has one owner."""
+        same = {name: getattr(self, name) for name in type(self).model_fields if name != "infra"}
+        return type(self)(**(same | settings))
 
     def inputs(self) -> Iterator["AnyStage"]:
         """The stages this one is made of."""

@@ -1,5 +1,6 @@
 """The stages of a study up to its encoders: corpus, words, pre-training, and the untrained baseline."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -45,7 +46,12 @@ def fetched_art(runtime: Runtime) -> Path:
     Raises:
         UserError: a package differs from its pin, or cannot be fetched.
     """
-    folder = art_folder(runtime)
+    return _fetched(art_folder(runtime))
+
+
+@functools.cache
+def _fetched(folder: Path) -> Path:
+    """Once a process: to read all the art takes half a second, and several stages draw from it."""
     art_module.fetch(folder)
     return folder
 

@@ -117,7 +117,7 @@ class Study(Config):
             fewer = budget.model_copy(update={"samples": steps * budget.batch})
             why = f"equal training FLOPs ({least:.3g}) instead of equal samples"
             confound = Confound(path="budget.samples", value=fewer.samples, why=why, source="level compute")
-            encoder = arm.encoder.model_copy(update={"budget": fewer})
+            encoder = arm.encoder.changed(budget=fewer)
             out[name] = arm._replace(encoder=encoder, confounds=(*arm.confounds, confound))
         return out
 
