@@ -143,7 +143,8 @@ def _serve(
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
     ["pytest", "paribus.cli", "paribus.study.collect", "paribus.study.run", "paribus.study.audit"]
-    + ["paribus.report.page", "paribus.report.schema", "transformers.models.qwen2.modeling_qwen2"]
+    + ["paribus.report.page", "paribus.report.schema"]
+    + [f"transformers.models.{kind}.modeling_{kind}" for kind in ("llama", "qwen2")]
 )
 
 

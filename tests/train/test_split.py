@@ -60,6 +60,27 @@ def test_both_passes_draw_the_same_dropout_and_the_generator_goes_on():
     assert torch.equal(after, torch.rand(1)), "as if each sample had been drawn for once"
 
 
+class NoisyLoss(Noisy):
+    """The loss draws too."""
+
+    def loss(self, encoded, clock):
+        total, parts = super().loss(encoded, clock)
+        return Losses(total * torch.rand(()), parts)
+
+
+def test_what_the_loss_draws_is_drawn_once():
+    """After a step the generator stands where the loss left it, not where the last replayed chunk did."""
+    model = NoisyLoss()
+    torch.manual_seed(3)
+    backward(model, batch(), CLOCK, 3, "fp32")
+    after = torch.rand(1)
+    torch.manual_seed(3)
+    for size in (3, 3, 1):
+        nn.functional.dropout(torch.ones(size, 12).double(), 0.5)
+    torch.rand(())
+    assert torch.equal(after, torch.rand(1))
+
+
 def test_the_gradient_is_that_of_the_drawn_dropout():
     model = Noisy()
     torch.manual_seed(3)

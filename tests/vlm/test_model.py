@@ -13,6 +13,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from paribus.encoders.text import END, START
 from paribus.encoders.vision import weights_digest
 from paribus.train.loop import fit
+from paribus.train.optim import trainable
 from paribus.train.split import backward
 from paribus.types import Batch, Budget, Clock, Recipe, Runtime
 from paribus.vlm.connector import MLPConnector
@@ -237,6 +238,15 @@ def test_the_first_stage_moves_the_connector_alone(tmp_path):
 
 def test_the_second_stage_moves_connector_and_language_but_never_the_encoder(tmp_path):
     assert trained_parts(tmp_path, ("connector", "language")) == {"connector", "language"}
+
+
+@pytest.mark.parametrize("trained", [("connector",), ("language",), ("connector", "language"), ()])
+def test_what_is_frozen_is_not_counted_as_trainable(trained):
+    places = {"connector": "eyes.connector.", "language": "language."}
+    vlm = tiny_vlm(trained=trained)
+    expected = {n for n, _ in vlm.named_parameters() if n.startswith(tuple(places[part] for part in trained))}
+    assert set(trainable(vlm)) == expected
+    assert sum(name.startswith("eyes.encoder") for name, _ in vlm.named_parameters()) > 10
 
 
 def test_the_connector_hears_through_a_frozen_language_model():

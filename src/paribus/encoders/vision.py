@@ -200,14 +200,15 @@ class VisionEncoder(nn.Module):
         registers = x[:, 1:prefix] if self.config.registers else None
         return Features(x[:, 0], registers, x[:, prefix:])
 
-    def embed(
-        self, images: Float[Tensor, "B 3 H W"], height: int, width: int
-    ) -> Float[Tensor, "B N D"]:
+    def embed(self, images: Float[Tensor, "B 3 H W"], height: int, width: int) -> Float[Tensor, "B N D"]:
         """The patch convolution as one matrix product: its stride is its size, and on CPU this is faster."""
         patch, weight = self.config.patch, self.patch_embed.weight.flatten(1)
         cut = images[..., : height * patch, : width * patch]
-        cells = cut.unflatten(-1, (width, patch)).unflatten(-3, (height, patch))
-        return F.linear(cells.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2), weight, self.patch_embed.bias)
+        rows = cut.unflatten(-1, (width, patch))  # type: ignore[no-untyped-call]
+        cells: Tensor = rows.unflatten(-3, (height, patch))
+        return F.linear(
+            cells.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2), weight, self.patch_embed.bias
+        )
 
     def positions(self, height: int, width: int) -> Float[Tensor, "1 tokens D"]:
         """Position embeddings for a grid of patches, bicubic where it is not the trained one."""

@@ -4,10 +4,11 @@ import json
 from typing import Any, NamedTuple
 
 from paribus.results import LedgerRow
+from paribus.study.control import GEOMETRY
 from paribus.study.stage import walk
 from paribus.study.stages import PretrainRecord
 from paribus.study.study import Arm, Study
-from paribus.types import Confound, Runtime
+from paribus.types import Confound, Runtime, ViewSpec
 
 MEASURED = {
     "data": "digest of every picture and caption",
@@ -32,15 +33,22 @@ class Audit(NamedTuple):
 
 
 def flatten(value: Any, path: str = "") -> dict[str, str]:
-    """Nested settings as ``path -> value``; lists of views by their names, other lists whole."""
+    """Nested settings as ``path -> value``; each view of a list is one line, other lists stay whole."""
     if isinstance(value, dict):
         flat: dict[str, str] = {}
         for key, below in value.items():
             flat |= flatten(below, f"{path}.{key}" if path else str(key))
         return flat
     if isinstance(value, list) and value and all(isinstance(item, dict) and "name" in item for item in value):
-        return flatten({item["name"]: {k: v for k, v in item.items() if k != "name"} for item in value}, path)
+        return {f"{path}.{item['name']}": _spell_view(item) for item in value}
     return {path: value if isinstance(value, str) else json.dumps(value)}
+
+
+def _spell_view(view: dict[str, Any]) -> str:
+    """A view in a line: its geometry, and whatever else is not off."""
+    off = ViewSpec(name="off").model_dump(mode="json")
+    shown = {k: v for k, v in view.items() if k in GEOMETRY or v != off[k]}
+    return ", ".join(f"{key} {value}" for key, value in shown.items() if key != "name")
 
 
 def audit(study: Study, runtime: Runtime) -> Audit:

@@ -16,7 +16,7 @@ from paribus.encoders.text import load_tokenizer, save_tokenizer, train_tokenize
 from paribus.encoders.vision import load_weights, save_weights, weights_digest
 from paribus.files import whole_file, write_json
 from paribus.progress import progress
-from paribus.study.stage import Stage, Training
+from paribus.study.stage import CHECKPOINTS, Stage, Training
 from paribus.study.stages import AnyEncoder, Corpus, fetched_art
 from paribus.train.loop import Batches, fit
 from paribus.types import Budget, Config, Recipe, Runtime, ViewSpec
@@ -270,7 +270,7 @@ def _train(
         recipe=stage.recipe,
         budget=stage.budget,
         precision=stage.precision,
-        folder=folder / ".checkpoints",
+        folder=folder / CHECKPOINTS,
         runtime=runtime,
         label=f"{stage.name} (seed {stage.seed})",
     )

@@ -75,6 +75,7 @@ class Extract(Stage[ExtractRecord]):
     version: int = 1
     encoder: AnyEye
     corpus: Corpus
+    precision: Literal["bf16", "fp32"]
 
     def compute(self, folder: Path, runtime: Runtime) -> ExtractRecord:
         """Write ``features.safetensors``: images ``[N D]`` in corpus order, symbols ``[S T D]``."""
@@ -91,7 +92,8 @@ class Extract(Stage[ExtractRecord]):
     def _encode(self, runtime: Runtime) -> Any:
         if isinstance(self.encoder, Histogram):
             return colour_histogram
-        return functools.partial(encode_images, self.encoder.open(runtime).to(runtime.torch_device))
+        encoder = self.encoder.open(runtime).to(runtime.torch_device)
+        return functools.partial(encode_images, encoder, half=self.precision == "bf16")
 
     def open(self, runtime: Runtime) -> dict[str, Float32[np.ndarray, "..."]]:
         """The features by name."""
@@ -99,8 +101,10 @@ class Extract(Stage[ExtractRecord]):
 
 
 @torch.no_grad()
-def encode_images(encoder: VisionEncoder, images: Images, block: int = 512) -> Float32[np.ndarray, "N D"]:
-    """Class-token features of images of any size, in float32."""
+def encode_images(
+    encoder: VisionEncoder, images: Images, *, half: bool = False, block: int = 512
+) -> Float32[np.ndarray, "N D"]:
+    """Class-token features of images of any size; ``half`` computes in bf16, as training does."""
     encoder.eval()
     device = next(encoder.parameters()).device
     rows = []
@@ -115,7 +119,8 @@ def encode_images(encoder: VisionEncoder, images: Images, block: int = 512) -> F
             seed=0,
             epoch=nothing,
         )
-        rows.append(encoder(views["plain"][:, 0].to(device)).cls.float().cpu().numpy())
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            rows.append(encoder(views["plain"][:, 0].to(device)).cls.float().cpu().numpy())
     return np.concatenate(rows)
 
 
@@ -262,9 +267,14 @@ def analysis_rows(labels: dict[str, NDArray[Any]]) -> NDArray[np.intp]:
 
 
 def analysis_factors(labels: dict[str, NDArray[Any]], rows: NDArray[np.intp]) -> dict[str, NDArray[Any]]:
-    """Known factors of those pictures. A word's thing is what is written, so it has no other."""
+    """Known factors of those pictures. A word's thing is what is written, so it has no other.
+
+    Words share fonts with words only, and icons share their style with icons only: without ``kind`` in the
+    regression, "both are words" would pass for "same style".
+    """
     word = labels["kind"][rows] == "word"
     return {
+        "kind": labels["kind"][rows],
         "subgroup": np.where(word, "", labels["subgroup"][rows]),
         "concept": np.where(word, "", labels["concept"][rows]),
         "style": labels["style"][rows],

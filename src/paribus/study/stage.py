@@ -9,6 +9,7 @@ plain files (safetensors, parquet, JSON) with a record written last, because exc
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_args
@@ -22,6 +23,9 @@ from paribus.files import disk_errors, sha256, write_json
 from paribus.types import Config, Runtime
 
 logger = logging.getLogger(__name__)
+
+CHECKPOINTS = ".checkpoints"
+"""Where a stage that trains keeps what a resumed run needs; removed when the record is written."""
 
 R = TypeVar("R", bound=Config)
 S = TypeVar("S", bound=BaseModel)
@@ -162,6 +166,7 @@ class Stage(BaseModel, Generic[R]):
                 "files": files,
             }
             write_json(folder / "record.json", stored)
+            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
     @classmethod
     def _record_type(cls) -> type[R]:

@@ -26,7 +26,7 @@ from paribus.files import write_json
 from paribus.objectives import AnyObjective, build_objective
 from paribus.objectives.base import Objective
 from paribus.results import Attribution
-from paribus.study.stage import Stage, Training
+from paribus.study.stage import CHECKPOINTS, Stage, Training
 from paribus.train.cost import peak_memory_mb, training_flops
 from paribus.train.loop import fit
 from paribus.train.optim import trainable
@@ -168,7 +168,7 @@ class Pretrain(Training[PretrainRecord]):
             recipe=self.recipe,
             budget=self.budget,
             precision=self.precision,
-            folder=folder / ".checkpoints",
+            folder=folder / CHECKPOINTS,
             runtime=runtime,
             label=f"pretrain {self.objective.kind} (seed {self.seed})",
         )

@@ -137,7 +137,7 @@ class Study(Config):
         return found
 
     def _branch(self, name: str, seed: int, encoder: Pretrain | Untrained | Histogram) -> Branch:
-        features = Extract(encoder=encoder, corpus=self.corpus)
+        features = Extract(encoder=encoder, corpus=self.corpus, precision=self.control.precision)
         probe = Probe(features=features, grid=self.grid, seed=seed) if "probes" in self.measure else None
         wanted = {"embedding", "disagreement"} & set(self.measure)
         embedding = Embedding(features=features, seed=seed) if wanted else None

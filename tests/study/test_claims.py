@@ -1,0 +1,132 @@
+"""Claims: which number each is judged by, which way round, and what an interval allows to be said."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from paribus.results import Difference, Measure
+from paribus.stats import Estimate
+from paribus.study.claims import RULES, equivalence, judge, orient
+
+MARGIN = 0.03
+
+
+def difference(rule, value, low, high, arm="words", other="pixels", **settings):
+    fields = {"section": rule.section, "task": rule.task, "metric": rule.metric, "unit": "concepts"}
+    fields |= {"arm": arm, "other": other, "value": value, "low": low, "high": high, "n": 50, "seed": 0}
+    return Difference.model_validate(fields | settings)
+
+
+def measured(rule, arm, low, chance, **settings):
+    fields = {"section": rule.section, "task": rule.task, "metric": rule.metric, "arm": arm, "n": 9, "seed": 0}
+    return Measure.model_validate(
+        fields | {"value": low + 0.1, "low": low, "high": low + 0.2, "chance": chance} | settings
+    )
+
+
+def said(rule, value, low, high):
+    """What an interval allows, spelt out case by case, independently of the code."""
+    if rule.sign > 0:
+        return "supported" if low > 0 else "contradicted" if high < 0 else "not distinguishable"
+    if rule.sign < 0:
+        return "supported" if high < 0 else "contradicted" if low > 0 else "not distinguishable"
+    inside = all(abs(end) < MARGIN for end in (low, high))
+    outside = low > MARGIN or high < -MARGIN
+    return "supported" if inside else "contradicted" if outside else "not distinguishable"
+
+
+INTERVALS = [
+    (value, value - width, value + width)
+    for value, width in itertools.product((-0.2, -0.04, -0.01, 0.01, 0.04, 0.2), (0.005, 0.015, 0.1))
+]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+def test_every_verdict_is_what_its_interval_allows(rule):
+    above = [measured(rule, "words", 0.5, 0.25)]
+    verdicts = set()
+    for value, low, high in INTERVALS:
+        (claim,) = judge([difference(rule, value, low, high)], above, "words", "pixels", MARGIN)
+        assert claim.verdict == said(rule, value, low, high)
+        assert (claim.value, claim.low, claim.high, claim.n) == (value, low, high, 50)
+        assert (claim.name, claim.text, claim.source) == (rule.name, rule.text, rule.source)
+        assert f"{value:+.3f} [{low:+.3f}, {high:+.3f}], n = 50 concepts" in claim.because
+        verdicts.add(claim.verdict)
+    assert verdicts == {"supported", "contradicted", "not distinguishable"}
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+def test_the_order_of_the_arms_does_not_matter(rule):
+    for value, low, high in INTERVALS:
+        one = judge([difference(rule, value, low, high)], [], "words", "pixels", MARGIN)
+        turned = difference(rule, -value, -high, -low, arm="pixels", other="words")
+        assert judge([turned], [], "words", "pixels", MARGIN) == one
+
+
+def test_claims_of_the_paper_go_the_papers_way():
+    """Facts, section 0: what each claim predicts of language minus no language."""
+    signs = {rule.name: rule.sign for rule in RULES}
+    assert {name for name, sign in signs.items() if sign > 0} == {"fine-grained", "semantics", "text", "ocr"}
+    assert {name for name, sign in signs.items() if sign < 0} == {"colour", "style", "symbols"}
+    assert all("equal" in rule.text for rule in RULES if rule.sign == 0)
+    assert len({rule.name for rule in RULES}) == len({(r.section, r.task, r.metric) for r in RULES}) == len(RULES)
+
+
+EQUAL = [rule for rule in RULES if rule.sign == 0]
+
+
+@pytest.mark.parametrize("rule", EQUAL, ids=lambda rule: rule.name)
+def test_two_arms_that_guess_are_not_called_equal(rule):
+    row = difference(rule, 0.001, -0.01, 0.01)
+    guessing = [measured(rule, "words", 0.2, 0.25), measured(rule, "pixels", 0.25, 0.25)]
+    (claim,) = judge([row], guessing, "words", "pixels", MARGIN)
+    assert claim.verdict == "not distinguishable" and "above chance" in claim.because
+    for not_about_it in (
+        measured(rule, "untrained", 0.9, 0.25),
+        measured(rule, "words", 0.9, None),
+        measured(rule, "words", 0.9, 0.25, seed=1),
+        measured(rule, "words", 0.9, 0.25, task="another"),
+    ):
+        (claim,) = judge([row], [*guessing, not_about_it], "words", "pixels", MARGIN)
+        assert claim.verdict == "not distinguishable"
+    for able in ("words", "pixels"):
+        (claim,) = judge([row], [*guessing, measured(rule, able, 0.26, 0.25)], "words", "pixels", MARGIN)
+        assert claim.verdict == "supported"
+
+
+def test_each_seed_is_judged_by_itself_and_other_arms_are_not():
+    rule = RULES[1]
+    rows = [
+        difference(rule, 0.2, 0.1, 0.3, seed=0),
+        difference(rule, -0.2, -0.3, -0.1, seed=1),
+        difference(rule, 0.2, 0.1, 0.3, other="third"),
+        difference(rule, 0.2, 0.1, 0.3, arm="third", other="pixels"),
+        difference(rule, 0.2, 0.1, 0.3, metric="another"),
+        difference(rule, 0.2, 0.1, 0.3, task="another"),
+    ]
+    claims = judge(rows, [], "words", "pixels", MARGIN)
+    assert [(claim.seed, claim.verdict) for claim in claims] == [(0, "supported"), (1, "contradicted")]
+
+
+def test_orient():
+    row = difference(RULES[0], 0.1, -0.2, 0.5)
+    assert orient(row, "words", "pixels") == Estimate(0.1, -0.2, 0.5, 50)
+    assert orient(row, "pixels", "words") == Estimate(-0.1, -0.5, 0.2, 50)
+    assert orient(row, "words", "third") is None
+
+
+def test_equivalence_is_the_two_one_sided_tests():
+    """Against TOST itself (Schuirmann 1987), at 2.5% a side, on means whose error is known."""
+    from scipy.stats import norm
+
+    rng, margin, error = np.random.default_rng(0), 0.5, 0.2
+    seen = set()
+    for value in rng.normal(0, 0.6, 400):
+        low, high = norm.interval(0.95, value, error)
+        found = equivalence(Estimate(float(value), float(low), float(high), 9), margin)
+        p_low, p_high = norm.sf((value + margin) / error), norm.cdf((value - margin) / error)
+        assert (found == "supported") == (max(p_low, p_high) < 0.025)
+        assert (found == "contradicted") == (min(norm.cdf((value + margin) / error), norm.sf((value - margin) / error)) < 0.025)
+        seen.add(found)
+    assert seen == {"supported", "contradicted", "not distinguishable"}
