@@ -85,9 +85,7 @@ def test_at_equal_compute_only_samples_and_order_may_differ(done):
     assert rows["budget.samples"].role == "confound"
     assert "equal training FLOPs" in rows["budget.samples"].why
     dino = next(arm.encoder for arm in equal.all_arms() if arm.name == "dino")
-    edit_json(
-        dino.folder(runtime) / "record.json", lambda stored: stored["record"].update(start="0" * 64)
-    )
+    edit_json(dino.folder(runtime) / "record.json", lambda stored: stored["record"].update(start="0" * 64))
     assert [fault.split(" ")[0] for fault in audit(equal, runtime).faults] == ["start"]
 
 
@@ -139,7 +137,13 @@ def test_the_ledger_in_words_puts_what_differs_first(done):
 
 
 def test_flatten():
-    value = {"a": {"b": 1, "c": None}, "d": [1, 2], "e": "word", "v": [{"name": "x", "s": 1}, {"name": "y"}], "f": []}
+    value = {
+        "a": {"b": 1, "c": None},
+        "d": [1, 2],
+        "e": "word",
+        "v": [{"name": "x", "s": 1}, {"name": "y"}],
+        "f": [],
+    }
     assert flatten(value) == {"a.b": "1", "a.c": "null", "d": "[1, 2]", "e": "word", "v.x.s": "1", "f": "[]"}
 
 

@@ -19,7 +19,14 @@ def difference(rule, value, low, high, arm="words", other="pixels", **settings):
 
 
 def measured(rule, arm, low, chance, **settings):
-    fields = {"section": rule.section, "task": rule.task, "metric": rule.metric, "arm": arm, "n": 9, "seed": 0}
+    fields = {
+        "section": rule.section,
+        "task": rule.task,
+        "metric": rule.metric,
+        "arm": arm,
+        "n": 9,
+        "seed": 0,
+    }
     return Measure.model_validate(
         fields | {"value": low + 0.1, "low": low, "high": low + 0.2, "chance": chance} | settings
     )
@@ -70,7 +77,11 @@ def test_claims_of_the_paper_go_the_papers_way():
     assert {name for name, sign in signs.items() if sign > 0} == {"fine-grained", "semantics", "text", "ocr"}
     assert {name for name, sign in signs.items() if sign < 0} == {"colour", "style", "symbols"}
     assert all("equal" in rule.text for rule in RULES if rule.sign == 0)
-    assert len({rule.name for rule in RULES}) == len({(r.section, r.task, r.metric) for r in RULES}) == len(RULES)
+    assert (
+        len({rule.name for rule in RULES})
+        == len({(r.section, r.task, r.metric) for r in RULES})
+        == len(RULES)
+    )
 
 
 EQUAL = [rule for rule in RULES if rule.sign == 0]
@@ -127,6 +138,8 @@ def test_equivalence_is_the_two_one_sided_tests():
         found = equivalence(Estimate(float(value), float(low), float(high), 9), margin)
         p_low, p_high = norm.sf((value + margin) / error), norm.cdf((value - margin) / error)
         assert (found == "supported") == (max(p_low, p_high) < 0.025)
-        assert (found == "contradicted") == (min(norm.cdf((value + margin) / error), norm.sf((value - margin) / error)) < 0.025)
+        assert (found == "contradicted") == (
+            min(norm.cdf((value + margin) / error), norm.sf((value - margin) / error)) < 0.025
+        )
         seen.add(found)
     assert seen == {"supported", "contradicted", "not distinguishable"}

@@ -79,12 +79,18 @@ def test_answers_are_those_of_the_logits_on_disk(run):
         source = branch.answer.questions.open(runtime, "test")
         right = ["ABCD"[int(np.argmax(row))] == source.question(i).answer for i, row in enumerate(logits)]
         assert len(right) == len(source) == 40
-        values = {m.metric: m for m in found.measures if (m.section, m.task, m.arm) == ("vqa", "overall", branch.name)}
+        values = {
+            m.metric: m
+            for m in found.measures
+            if (m.section, m.task, m.arm) == ("vqa", "overall", branch.name)
+        }
         assert values["accuracy (micro)"].value == pytest.approx(sum(right) / 40)
         by_source = defaultdict(list)
         for i, hit in enumerate(right):
             by_source[source.question(i).source].append(hit)
-        assert values["accuracy (macro)"].value == pytest.approx(np.mean([np.mean(v) for v in by_source.values()]))
+        assert values["accuracy (macro)"].value == pytest.approx(
+            np.mean([np.mean(v) for v in by_source.values()])
+        )
 
 
 def test_a_difference_is_the_difference_of_its_two_measures(run):
@@ -100,7 +106,9 @@ def test_a_difference_is_the_difference_of_its_two_measures(run):
 def test_claims_say_what_the_differences_say(run):
     _, _, found = run
     numbers = {(round(row.value, 12), round(row.low, 12), round(row.high, 12)) for row in found.differences}
-    assert {"similar-accuracy", "fine-grained", "semantics", "symbols", "ocr"} <= {c.name for c in found.claims}
+    assert {"similar-accuracy", "fine-grained", "semantics", "symbols", "ocr"} <= {
+        c.name for c in found.claims
+    }
     for claim in found.claims:
         assert (round(claim.value, 12), round(claim.low, 12), round(claim.high, 12)) in numbers
         assert "clip minus dino" in claim.because
@@ -159,7 +167,9 @@ def test_the_gallery_has_its_pictures_and_says_who_disagrees(run):
         with Image.open(io.BytesIO(content)) as picture:
             assert picture.size == (32, 32)
     for item in found.gallery:
-        assert {item.high_arm, item.low_arm} == set(item.similarity) == set(item.percentile) == {"clip", "dino"}
+        assert (
+            {item.high_arm, item.low_arm} == set(item.similarity) == set(item.percentile) == {"clip", "dino"}
+        )
         assert item.percentile[item.high_arm] >= 99 > 50 >= item.percentile[item.low_arm]
         assert item.left != item.right
 

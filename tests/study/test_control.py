@@ -36,7 +36,9 @@ def confound(path, value, **settings):
 
 def differences(study):
     """Path -> values, of all settings that the resolved arms do not share."""
-    flat = {arm.name: flatten(arm.encoder.identity()) for arm in study.all_arms() if arm.seed == study.seeds[0]}
+    flat = {
+        arm.name: flatten(arm.encoder.identity()) for arm in study.all_arms() if arm.seed == study.seeds[0]
+    }
     paths = {path for settings in flat.values() for path in settings}
     found = {path: tuple(settings.get(path) for settings in flat.values()) for path in paths}
     return {path: values for path, values in found.items() if len(set(values)) > 1}
@@ -117,14 +119,20 @@ def test_a_confound_of_a_whole_part_covers_what_is_in_it(tiny_cache):
     assert json.loads(rows["recipe.betas"].values["clip"]) == betas
 
 
-@pytest.mark.parametrize("path", ["recipe.lrr", "lr", "recipe.lr.deeper", "", "views.image", "encoder.width", "seed"])
+@pytest.mark.parametrize(
+    "path", ["recipe.lrr", "lr", "recipe.lr.deeper", "", "views.image", "encoder.width", "seed"]
+)
 def test_a_confound_that_leads_nowhere_is_refused(path):
     study = study_at(dino={"confounds": [confound(path, 1.0)]})
-    with pytest.raises(UserError, match=r"arms\.dino\.confounds: there is no setting .*budget, recipe, views"):
+    with pytest.raises(
+        UserError, match=r"arms\.dino\.confounds: there is no setting .*budget, recipe, views"
+    ):
         study.all_arms()
 
 
-@pytest.mark.parametrize(("path", "value"), [("recipe.lr", -1), ("budget.batch", "many"), ("recipe.lr", None)])
+@pytest.mark.parametrize(
+    ("path", "value"), [("recipe.lr", -1), ("budget.batch", "many"), ("recipe.lr", None)]
+)
 def test_a_confound_with_an_impossible_value_is_refused(path, value):
     study = study_at(dino={"confounds": [confound(path, value)]})
     with pytest.raises(UserError, match=rf"arms\.dino\.confounds: {path}: "):

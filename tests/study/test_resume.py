@@ -18,7 +18,9 @@ def stage_begun(command, number):
 
 
 @pytest.mark.slow
-def test_killed_again_and_again_it_ends_like_the_uninterrupted_run(finished, tmp_path, tiny_study, tiny_cache):
+def test_killed_again_and_again_it_ends_like_the_uninterrupted_run(
+    finished, tmp_path, tiny_study, tiny_cache
+):
     chance = random.Random(0)
     kills = 0
     for number in (1, 3, 6, 8, 5, 4):
@@ -38,7 +40,7 @@ def checkpoint_always(log: Path) -> None:
     from paribus.data.loader import Loader
     from paribus.types import Runtime
 
-    Runtime.model_fields["checkpoint_seconds"].default = -1.0
+    Runtime.model_fields["checkpoint_seconds"].default = 0.0
     Runtime.model_rebuild(force=True)
     batches = Loader.__call__
 
@@ -51,7 +53,9 @@ def checkpoint_always(log: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_training_that_was_killed_goes_on_from_its_checkpoint(tmp_path, tiny_study, tiny_cache, shared_cache):
+def test_a_training_that_was_killed_goes_on_from_its_checkpoint(
+    tmp_path, tiny_study, tiny_cache, shared_cache
+):
     """Weights, order and history bit for bit, for every arm, whatever the step at which it was killed."""
     from paribus.study.study import load_study
 
@@ -67,7 +71,10 @@ def test_a_training_that_was_killed_goes_on_from_its_checkpoint(tmp_path, tiny_s
     for arm in study.all_arms():
         for least in (3, 17):
             command = begin(
-                tmp_path, *line(tmp_path, tiny_study, tiny_cache), *sets, before=partial(checkpoint_always, log)
+                tmp_path,
+                *line(tmp_path, tiny_study, tiny_cache),
+                *sets,
+                before=partial(checkpoint_always, log),
             )
             folder = tiny_cache / "stages" / arm.encoder.address() / ".checkpoints"
             assert command.kill_when(partial(reached, folder, least)), command.stderr.read_text()
@@ -79,7 +86,9 @@ def test_a_training_that_was_killed_goes_on_from_its_checkpoint(tmp_path, tiny_s
     assert all(step >= 3 for step in started[1::2])
     assert timeless(records(tiny_cache)) == timeless(records(whole))
     files = [record["files"] for address, record in records(tiny_cache).items() if "pretrain" in address]
-    assert len(files) == len(study.arms) and all({"encoder.safetensors", "history.json"} == set(f) for f in files)
+    assert len(files) == len(study.arms) and all(
+        {"encoder.safetensors", "history.json"} == set(f) for f in files
+    )
     assert not list(tiny_cache.rglob("step-*"))
 
 
@@ -96,11 +105,14 @@ def test_two_runs_at_once_share_the_work_and_agree(finished, tmp_path, tiny_stud
     for folder in folders:
         folder.mkdir()
     commands = [
-        begin(folder, *line(folder, tiny_study, tiny_cache), before=partial(counting, log)) for folder in folders
+        begin(folder, *line(folder, tiny_study, tiny_cache), before=partial(counting, log))
+        for folder in folders
     ]
     ends = [command.wait() for command in commands]
     assert [end.code for end in ends] == [0, 0], [end.err for end in ends]
-    stages = records(finished / "cache").keys() - {a for a in records(finished / "cache") if a.startswith("corpus")}
+    stages = records(finished / "cache").keys() - {
+        a for a in records(finished / "cache") if a.startswith("corpus")
+    }
     assert sorted(counted(log)) == sorted(stages)
     assert results(folders[0] / "runs") == results(folders[1] / "runs") == results(finished / "runs")
     assert timeless(records(tiny_cache)) == timeless(records(finished / "cache"))

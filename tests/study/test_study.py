@@ -129,15 +129,24 @@ def refusal(path, *changes):
         ("control.budget.samples=[", "the value is not valid YAML"),
         ("control.budget.samples=0", "control.budget.samples: input should be greater than 0, not 0"),
         ("control.budget.samples=many", "control.budget.samples: input should be a valid integer"),
-        ("control.level=loose", "control.level: input should be 'recipe', 'strict' or 'compute', not 'loose'"),
+        (
+            "control.level=loose",
+            "control.level: input should be 'recipe', 'strict' or 'compute', not 'loose'",
+        ),
         ("control.data.captions=poem", "control.data.captions: Unknown caption policy 'poem': choose one of"),
-        ("control.data.source.kind=photos", "control.data.source.kind: input should be 'glyphs', not 'photos'"),
+        (
+            "control.data.source.kind=photos",
+            "control.data.source.kind: input should be 'glyphs', not 'photos'",
+        ),
         ("arms.dino.objective.kind=dinosaur", "arms.dino.objective: .*'dinosaur'.*'clip', 'dino'"),
         ("arms.clip.objective.embd=3", "embd is not a known key"),
         ("arms.clip.because=''", "arms.clip.because: string should have at least 1 character"),
         ("arms={}", "arms: dictionary should have at least 1 item"),
         ("seeds=[]", "seeds: .*at least 1 item"),
-        ("baselines=[random]", "baselines.0: input should be 'untrained' or 'colour-histogram', not 'random'"),
+        (
+            "baselines=[random]",
+            "baselines.0: input should be 'untrained' or 'colour-histogram', not 'random'",
+        ),
         ("measure=[taste]", "measure.0: input should be 'probes'"),
         ("control.encoder.image_size=36", "control.encoder: image_size 36 is not a multiple of patch 8"),
         ("arms.dino.objective.local_size=0.6", r"view local is 19\.2 pixels wide.*multiple of the patch 8"),
@@ -208,7 +217,9 @@ def test_flops_grow_with_the_budget_and_the_width(tiny_study):
         return {arm.name: arm.encoder.flops() for arm in load_study(tiny_study, changes).all_arms()}
 
     once = flops()
-    assert all(value == pytest.approx(2 * once[name]) for name, value in flops("control.budget.samples=128").items())
+    assert all(
+        value == pytest.approx(2 * once[name]) for name, value in flops("control.budget.samples=128").items()
+    )
     assert all(value > 1.5 * once[name] for name, value in flops("control.encoder.width=32").items())
 
 

@@ -67,7 +67,7 @@ class Stage(BaseModel, Generic[R]):
         return runtime.cache / "stages" / self.address()
 
     def changed(self: S, **settings: Any) -> S:
-        """The same stage with other settings; ``model_copy`` would share exca's infra, which has one owner."""
+        """The same stage with other settings; ``model_copy`` would share exca's infra, made for one."""
         same = {name: getattr(self, name) for name in type(self).model_fields if name != "infra"}
         return type(self)(**(same | settings))
 
@@ -153,12 +153,9 @@ class Stage(BaseModel, Generic[R]):
         with _locked(folder, self.name):
             if self.cached(runtime) is not None:
                 return
+            _sweep(folder)
             record = self.compute(folder, runtime)
-            files = {
-                str(path.relative_to(folder)): sha256(path)
-                for path in sorted(folder.rglob("*"))
-                if path.is_file() and not path.name.startswith(".")
-            }
+            files = {str(path): sha256(folder / path) for path in _kept(folder)}
             stored = {
                 "stage": self.name,
                 "config": self.identity(),
@@ -191,6 +188,21 @@ class Training(Stage[R]):
         """The logged series, a line a step."""
         lines: list[dict[str, float]] = json.loads((self.folder(runtime) / "history.json").read_text())
         return lines
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a killed run left half-written (``files.whole_file``, ``whole_folder``); needs the lock."""
+    for path in list(folder.rglob(".*.tmp")):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _kept(folder: Path) -> list[Path]:
+    """A stage's files, relative to its folder: all but hidden ones and what is in hidden folders."""
+    paths = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file())
+    return [path for path in paths if not any(part.startswith(".") for part in path.parts)]
 
 
 def _damaged(folder: Path) -> UserError:
