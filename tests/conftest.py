@@ -1,7 +1,7 @@
 """What all tests stand on: quiet, offline, one thread a worker; real art and a real corpus, made once.
 
-Set PARIBUS_ART to an art folder that verifies, and nothing is fetched. Paribus is imported inside the fixtures
-only: what is imported before pytest is configured escapes the check of types and shapes.
+Set PARIBUS_ART to an art folder that verifies, and nothing is fetched. Paribus is imported in fixtures only:
+what is imported before pytest is configured escapes the check of types and shapes.
 """
 
 import hashlib
@@ -49,43 +49,49 @@ def _provide_art(folder: Path) -> None:
         pytest.skip(f"the art needs npm's registry: {error}")
 
 
-def _draw(cache: Path, source: dict, workers: int) -> Path:
+def _draw(cache: Path, art: Path, source: dict, workers: int) -> Path:
     """A corpus, drawn by the real stage if it is not there; one process at a time."""
     from paribus.data.glyphs import GlyphsConfig
     from paribus.study.stages import Corpus
     from paribus.types import Runtime
 
     stage, runtime = Corpus(source=GlyphsConfig.model_validate(source)), Runtime(cache=cache, workers=workers)
-    with FileLock(cache.parent / "lock"):
+    with FileLock(art.parent / "lock"):
+        cache.mkdir(parents=True, exist_ok=True)
+        if not (cache / "art").exists():
+            (cache / "art").symlink_to(art)
         stage.run(runtime)
     return stage.folder(runtime)
 
 
 @pytest.fixture(scope="session")
-def shared_cache(request: pytest.FixtureRequest) -> Path:
-    """A cache in pytest's own that holds the art and the small corpus, kept between sessions.
+def shared_art(request: pytest.FixtureRequest) -> Path:
+    """The real art, in pytest's own cache, kept between sessions."""
+    home = request.config.cache.mkdir("paribus")
+    with FileLock(home / "lock"):
+        _provide_art(home / "art")
+    return home / "art"
+
+
+@pytest.fixture(scope="session")
+def shared_cache(shared_art: Path) -> Path:
+    """A cache that holds the art and the small corpus, kept between sessions.
 
     Everyone reads it and nobody writes to it: ``tiny_cache`` is a cache to write to.
     """
-    home = request.config.cache.mkdir("paribus")
-    cache = home / _code()
-    with FileLock(home / "lock"):
-        _provide_art(home / "art")
-        cache.mkdir(exist_ok=True)
-        if not (cache / "art").exists():
-            (cache / "art").symlink_to(home / "art")
-    _draw(cache, small_settings()["control"]["data"]["source"], workers=1)
+    cache = shared_art.parent / _code() / "small"
+    _draw(cache, shared_art, small_settings()["control"]["data"]["source"], workers=1)
     return cache
 
 
 @pytest.fixture(scope="session")
-def whole_corpus(shared_cache: Path) -> Path:
+def whole_corpus(shared_art: Path) -> Path:
     """The folder of the whole corpus: everything at 48 pixels."""
-    return _draw(shared_cache, {}, workers=2) / "glyphs"
+    return _draw(shared_art.parent / _code() / "whole", shared_art, {}, workers=2) / "glyphs"
 
 
 def _link(shared: Path, cache: Path) -> Path:
-    """A new cache that has the art and the corpora already."""
+    """A new cache that has the art and the corpus already."""
     (cache / "stages").mkdir(parents=True)
     (cache / "art").symlink_to((shared / "art").resolve())
     for corpus in shared.glob("stages/corpus-*"):
@@ -120,5 +126,5 @@ def _finished(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> P
 
 @pytest.fixture
 def finished(_finished: Path, tmp_path: Path) -> Path:
-    """A folder to do with as one likes, in which ``paribus run`` has been: tiny.yaml, cache, runs, run.out."""
+    """A folder of one's own in which ``paribus run`` has been: tiny.yaml, cache, runs, run.out."""
     return copied(_finished, tmp_path / "finished")

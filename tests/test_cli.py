@@ -78,6 +78,7 @@ def test_a_second_run_computes_nothing_and_says_the_same(finished):
     assert done.out.splitlines()[:-1] == (finished / "run.out").read_text().splitlines()[:-1]
 
 
+@pytest.mark.slow
 def test_the_whole_in_another_cache_gives_the_same_digests_and_numbers(
     finished, tmp_path, tiny_study, tiny_cache, monkeypatch
 ):
@@ -213,10 +214,11 @@ def test_set_changes_a_study_like_its_file_does(finished, tmp_path, capsys, monk
 
 def test_the_corpus_commands(tmp_path, shared_cache, monkeypatch, capsys):
     """`show` and `verify` on the corpus that is there; `build` finds it and draws nothing."""
+    from study import STYLES
+
     from paribus.data.glyphs import GlyphsConfig
     from paribus.study.stages import Corpus
     from paribus.types import Runtime
-    from study import STYLES
 
     small = GlyphsConfig(size=32, styles=tuple(STYLES), words=60)
     folder = Corpus(source=small).folder(Runtime(cache=shared_cache))

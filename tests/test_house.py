@@ -1,4 +1,4 @@
-"""The house rules, read from the source itself: direction of imports, sizes, names, what may be written where."""
+"""The house rules, read from the source: direction of imports, sizes, names, what may be written where."""
 
 import ast
 import importlib.metadata
@@ -22,7 +22,7 @@ SHARED = {"errors", "files", "progress", "results", "rng", "stats", "types"}
 """Modules that are free for all above them and import only each other."""
 
 ALLOWED: dict[str, set[str]] = {
-    **dict.fromkeys(SHARED, set()),
+    **{name: set() for name in SHARED},
     "": set(),
     "data": set(),
     "encoders": set(),

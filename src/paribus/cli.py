@@ -45,6 +45,8 @@ Size = Annotated[int, typer.Option(min=8, max=1024, help="side of the pictures i
 GPU_RATE = 350e12
 """FLOP/s that a current data-centre GPU sustains in bf16: the rate that ``plan`` counts GPU-hours at."""
 RUNS, CACHE = Path("runs"), Path("cache")
+INTERRUPTED = 130
+"""What typer exits with after Control-C, having said nothing."""
 
 
 def say(line: str) -> None:
@@ -216,6 +218,7 @@ def main() -> None:
     except UserError as error:
         print(f"paribus: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("paribus: interrupted; run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            print("paribus: interrupted; run the same command again to go on", file=sys.stderr)
+        raise

@@ -24,7 +24,7 @@ def _errno(error: Exception) -> int | None:
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full or read-only disk into one sentence; what was written before stays as it was."""
+    """Turn a full or read-only disk, or a file where a folder should be, into one sentence."""
     try:
         yield
     except Exception as error:
@@ -33,7 +33,7 @@ def disk_errors(path: Path) -> Iterator[None]:
             raise UserError(
                 f"No space left on the disk that holds {path}: free some and run again."
             ) from error
-        if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise UserError(f"Cannot write to {path}: choose a folder you may write to.") from error
         raise
 

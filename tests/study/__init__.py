@@ -25,12 +25,26 @@ ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "studies" / "quickstart.yaml"
 
 STYLES = ["emojione", "emojione-v1", "emojione-monotone", "Acme", "Lora", "Roboto"]
-"""The fewest that every question and probe can be made from: three drawings of one vendor, two kinds of font."""
+"""The fewest that all questions and probes can be made from: one vendor three times, two kinds of font."""
 
 SMALL = {
-    **{"patch": 8, "image_size": 32, "size": 32, "words": 60},
-    **{"width": 16, "depth": 2, "heads": 2, "embed": 16, "out": 32, "bottleneck": 16, "hidden": 32},
-    **{"layers": 1, "vocabulary": 400, "samples": 64, "batch": 16, "train": 40, "test": 40},
+    "patch": 8,
+    "image_size": 32,
+    "size": 32,
+    "words": 60,
+    "width": 16,
+    "depth": 2,
+    "heads": 2,
+    "embed": 16,
+    "out": 32,
+    "bottleneck": 16,
+    "hidden": 32,
+    "layers": 1,
+    "vocabulary": 400,
+    "samples": 64,
+    "batch": 16,
+    "train": 40,
+    "test": 40,
 }
 """What a setting of this name becomes, wherever in the study file it stands."""
 GRID = {"lrs": [0.01], "weight_decays": [0.1], "epochs": 1, "min_steps": 5}
@@ -222,6 +236,29 @@ def _counted(compute: Callable[..., Any], log: Path) -> Callable[..., Any]:
 def counted(log: Path) -> list[str]:
     """What ``counting`` wrote down."""
     return log.read_text().splitlines() if log.exists() else []
+
+
+def checkpoint_always(log: Path) -> None:
+    """For ``before``: a checkpoint after every step, and the step at which each training begins."""
+    from paribus.data.loader import Loader
+    from paribus.types import Runtime
+
+    Runtime.model_fields["checkpoint_seconds"].default = 0.0
+    Runtime.model_rebuild(force=True)
+    batches = Loader.__call__
+
+    def logged(self: Any, start: int, stop: int) -> Any:
+        with log.open("a") as handle:
+            handle.write(f"{start}\n")
+        return batches(self, start, stop)
+
+    Loader.__call__ = logged  # type: ignore[method-assign]
+
+
+def reached(folder: Path, step: int) -> bool:
+    """Whether a checkpoint of that step or a later one is there, whole."""
+    found = [int(path.name.removeprefix("step-")) for path in folder.glob("step-*")]
+    return max(found, default=-1) >= step
 
 
 @contextmanager

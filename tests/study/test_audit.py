@@ -3,13 +3,13 @@
 import json
 
 import pytest
-from study import edit_json, records
 
 from paribus.errors import UserError
 from paribus.study.audit import MEASURED, audit, flatten, spell
 from paribus.study.stage import walk
 from paribus.study.study import Study, load_study
-from paribus.types import Runtime
+from paribus.types import Runtime, ViewSpec
+from study import edit_json, records
 
 
 @pytest.fixture
@@ -137,14 +137,36 @@ def test_the_ledger_in_words_puts_what_differs_first(done):
 
 
 def test_flatten():
-    value = {
-        "a": {"b": 1, "c": None},
-        "d": [1, 2],
-        "e": "word",
-        "v": [{"name": "x", "s": 1}, {"name": "y"}],
-        "f": [],
+    value = {"a": {"b": 1, "c": None}, "d": [1, 2], "e": "word", "f": []}
+    assert flatten(value) == {"a.b": "1", "a.c": "null", "d": "[1, 2]", "e": "word", "f": "[]"}
+
+
+def test_a_view_is_a_line_that_hides_no_difference():
+    plain = ViewSpec(name="image")
+    (line,) = flatten({"views": [plain.model_dump(mode="json")]}).items()
+    assert line[0] == "views.image"
+    changes = {
+        "count": 2,
+        "size": 0.5,
+        "scale": (0.1, 0.2),
+        "ratio": (1.0, 2.0),
+        "flip": 0.1,
+        "jitter": 0.1,
+        "brightness": 0.1,
+        "contrast": 0.1,
+        "saturation": 0.1,
+        "hue": 0.2,
+        "grayscale": 0.1,
+        "blur": 0.1,
+        "solarize": 0.1,
     }
-    assert flatten(value) == {"a.b": "1", "a.c": "null", "d": "[1, 2]", "e": "word", "v.x.s": "1", "f": "[]"}
+    assert {"name", *changes} == set(ViewSpec.model_fields)
+    spelt = {
+        flatten({"views": [plain.model_copy(update={name: value}).model_dump(mode="json")]})["views.image"]
+        for name, value in changes.items()
+    }
+    assert len(spelt | {line[1]}) == len(changes) + 1
+    assert "unheard" in flatten({"views": [{"name": "image", "unheard": 3}]})["views.image"]
 
 
 def test_records_are_what_a_reader_needs(finished):

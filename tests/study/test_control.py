@@ -1,9 +1,8 @@
-"""Control as types: arms leave it by treatment and declared confounds only, and what else differs is a fault."""
+"""Control as types: arms leave it by treatment and declared confounds only; what else differs is a fault."""
 
 import json
 
 import pytest
-from study import small_settings
 
 from paribus.errors import UserError
 from paribus.objectives import OBJECTIVES
@@ -12,16 +11,13 @@ from paribus.study.control import arm_confounds, arm_views, depart
 from paribus.study.stages import Pretrain
 from paribus.study.study import Arm, Study
 from paribus.types import Confound, Recipe, Runtime, ViewSpec
+from study import small_settings
 
-PHOTOMETRIC = ("ratio", "flip", "jitter", "brightness", "contrast", "saturation", "hue") + (
-    "grayscale",
-    "blur",
-    "solarize",
-)
+PHOTOMETRIC = set(ViewSpec.model_fields) - {"name", "count", "size", "scale"}
 
 
 def study_at(level="recipe", **arms):
-    """The small quickstart at a level, its arms without confounds of their own but for what is given by name."""
+    """The small quickstart at a level; its arms have no confounds but those given by name."""
     settings = small_settings()
     settings["control"]["level"] = level
     for name, arm in settings["arms"].items():

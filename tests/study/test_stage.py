@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from study import begin, cut, edit_json, leftovers, paribus, small_settings
 
 from paribus.errors import UserError
 from paribus.files import write_text
 from paribus.study.stage import Stage, walk
 from paribus.study.study import Study
 from paribus.types import Config, Runtime
+from study import begin, cut, edit_json, leftovers, paribus, small_settings
 
 
 class Number(Config):
@@ -54,7 +54,7 @@ def test_a_stage_is_computed_once_and_its_inputs_first(runtime):
     assert two.cached(runtime) is None
     assert two.run(runtime) == Number(value=5.0) == two.run(runtime)
     assert one.run(runtime) == Number(value=2.0)
-    assert CALLS == [one.address(), two.address()]
+    assert [one.address(), two.address()] == CALLS
     stored = json.loads((two.folder(runtime) / "record.json").read_text())
     assert stored["stage"] == "add" and stored["record"] == {"value": 5.0}
     assert list(stored["files"]) == ["sum.txt"]
@@ -124,10 +124,8 @@ def test_what_one_setting_of_the_real_study_moves():
 
     before = addresses()
     everything = kinds(before)
-    assert kinds(before & addresses(precision="fp32")) == {"corpus", "words", "questions"} | (
-        kinds({a for a in before if a.startswith(("untrained", "histogram"))})
-        | {"extract", "probe", "embedding"}
-    )
+    data = {"corpus", "words", "questions"}
+    assert kinds(before & addresses(precision="fp32")) == data | {"untrained", "histogram"}
     assert kinds(before - addresses(vlm__layer=-1)) == {"align", "instruct", "answer"}
     assert kinds(before - addresses(data__source__seed=5)) == everything - {"untrained", "histogram"}
 
@@ -142,6 +140,17 @@ def test_walk_gives_each_stage_once_and_inputs_first():
     base = Add()
     order = walk([Add(below=base, plus=2.0), Add(below=base, plus=3.0), base])
     assert [stage.plus for stage in order] == [1.0, 2.0, 3.0]
+
+
+def test_what_a_killed_run_left_is_swept_away_and_never_recorded(runtime):
+    stage = Add()
+    folder = stage.folder(runtime)
+    for name in (".corpus.4711.tmp/images.bin", ".sum.txt.4711.tmp", ".hidden/state"):
+        (folder / name).parent.mkdir(exist_ok=True, parents=True)
+        (folder / name).write_text("half")
+    stage.run(runtime)
+    assert list(json.loads((folder / "record.json").read_text())["files"]) == ["sum.txt"]
+    assert not leftovers(folder)
 
 
 def test_a_failed_computation_leaves_no_record(runtime):
@@ -220,7 +229,7 @@ def test_two_threads_that_want_one_stage_compute_it_once(runtime, caplog):
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == [Number(value=1.0)] * 3 and CALLS == [Slow().address()]
+    assert found == [Number(value=1.0)] * 3 and [Slow().address()] == CALLS
     assert "another run is working on slow: waiting for it" in caplog.text
 
 

@@ -5,7 +5,6 @@ import re
 
 import pytest
 import yaml
-from study import QUICKSTART, ROOT, small_settings, write_study
 
 from paribus.errors import UserError
 from paribus.study.downstream import Answer, Questions
@@ -15,6 +14,7 @@ from paribus.study.stage import walk
 from paribus.study.stages import Corpus, Pretrain, Words
 from paribus.study.study import Study, load_study
 from paribus.types import Runtime
+from study import QUICKSTART, ROOT, small_settings, write_study
 
 
 def kinds(study):
@@ -58,9 +58,20 @@ def test_the_stages_of_a_study(tiny_study):
     found = kinds(study)
     arms, seen, branches = len(study.arms), len(study.arms) + 1, len(study.arms) + 2
     counts = {
-        **{"corpus": 1, "words": 1, "questions": 1, "language": 1, "untrained": 1, "histogram": 1},
-        **{"pretrain": arms, "extract": branches, "probe": branches, "embedding": branches},
-        **{"align": seen, "instruct": seen, "answer": seen, "compare": arms * (arms - 1) // 2},
+        "corpus": 1,
+        "words": 1,
+        "questions": 1,
+        "language": 1,
+        "untrained": 1,
+        "histogram": 1,
+        "pretrain": arms,
+        "extract": branches,
+        "probe": branches,
+        "embedding": branches,
+        "align": seen,
+        "instruct": seen,
+        "answer": seen,
+        "compare": arms * (arms - 1) // 2,
     }
     assert {name: found.count(name) for name in set(found)} == counts
 

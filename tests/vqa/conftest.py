@@ -13,8 +13,8 @@ def config():
 
 
 @pytest.fixture(scope="session")
-def art_folder(shared_cache):
-    return shared_cache / "art"
+def art_folder(shared_art):
+    return shared_art
 
 
 @pytest.fixture(scope="session")

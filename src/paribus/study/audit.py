@@ -47,7 +47,7 @@ def flatten(value: Any, path: str = "") -> dict[str, str]:
 def _spell_view(view: dict[str, Any]) -> str:
     """A view in a line: its geometry, and whatever else is not off."""
     off = ViewSpec(name="off").model_dump(mode="json")
-    shown = {k: v for k, v in view.items() if k in GEOMETRY or v != off[k]}
+    shown = {k: v for k, v in view.items() if k in GEOMETRY or v != off.get(k)}
     return ", ".join(f"{key} {value}" for key, value in shown.items() if key != "name")
 
 

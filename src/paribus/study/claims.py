@@ -54,8 +54,15 @@ RULES = (
         1,
     ),
     _rule(
-        "semantics",
-        "The language-supervised encoder's similarity follows what is shown more.",
+        "semantics-kind",
+        "The language-supervised encoder's similarity follows the kind of thing shown more.",
+        "section 3",
+        ("factors", "subgroup", COEFFICIENT),
+        1,
+    ),
+    _rule(
+        "semantics-thing",
+        "The language-supervised encoder's similarity follows the very thing shown more, beyond its kind.",
         "section 3",
         ("factors", "concept", COEFFICIENT),
         1,

@@ -9,7 +9,6 @@ from jaxtyping import Bool
 from pydantic import Field
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
-from transformers import PreTrainedModel
 
 from paribus.data.loader import Loader
 from paribus.encoders.text import load_tokenizer, save_tokenizer, train_tokenizer
@@ -21,7 +20,7 @@ from paribus.study.stages import AnyEncoder, Corpus, fetched_art
 from paribus.train.loop import Batches, fit
 from paribus.types import Budget, Config, Recipe, Runtime, ViewSpec
 from paribus.vlm.connector import ConnectorConfig, MLPConnector
-from paribus.vlm.language import LanguageConfig, build_language_model
+from paribus.vlm.language import LanguageConfig, PreTrainedModel, build_language_model
 from paribus.vlm.model import Eyes, Part, VisionLanguage
 from paribus.vlm.texts import Texts
 from paribus.vqa import glyphqa, scoring

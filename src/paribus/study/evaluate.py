@@ -269,14 +269,14 @@ def analysis_rows(labels: dict[str, NDArray[Any]]) -> NDArray[np.intp]:
 def analysis_factors(labels: dict[str, NDArray[Any]], rows: NDArray[np.intp]) -> dict[str, NDArray[Any]]:
     """Known factors of those pictures. A word's thing is what is written, so it has no other.
 
-    Words share fonts with words only, and icons share their style with icons only: without ``kind`` in the
-    regression, "both are words" would pass for "same style".
+    Words share fonts and texts with words only, and icons their style with icons only. So what two emoji,
+    icons or words have in common as such are factors of their own: else they would pass for style and text.
     """
-    word = labels["kind"][rows] == "word"
-    return {
-        "kind": labels["kind"][rows],
-        "subgroup": np.where(word, "", labels["subgroup"][rows]),
-        "concept": np.where(word, "", labels["concept"][rows]),
+    kind = labels["kind"][rows]
+    both = {f"both {name}": np.where(kind == name, name, "") for name in ("emoji", "icon", "word")}
+    return both | {
+        "subgroup": np.where(kind == "emoji", labels["subgroup"][rows], ""),
+        "concept": np.where(kind == "word", "", labels["concept"][rows]),
         "style": labels["style"][rows],
         "colour": labels["colour"][rows],
         "text": labels["text"][rows],

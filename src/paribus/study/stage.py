@@ -116,7 +116,7 @@ class Stage(BaseModel, Generic[R]):
             stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             if not all(isinstance(stored[name], dict) for name in ("config", "record", "files")):
                 raise TypeError("a part is no mapping")
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise _damaged(path.parent) from error

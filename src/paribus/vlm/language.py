@@ -1,13 +1,18 @@
 """Causal language models, built by transformers."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import Field
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from torch import nn
 
 from paribus.rng import torch_seed
 from paribus.types import Config
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel as PreTrainedModel
+else:  # transformers takes seconds to import, and only a run that builds a model needs it
+    PreTrainedModel = nn.Module
 
 
 class LanguageConfig(Config):
@@ -40,6 +45,8 @@ def build_language_model(
     Weights begin with standard deviation ``hidden ** -0.5``: at these widths transformers' 0.02 leaves
     attention so flat that finding an option in the prompt is not learnt within the budget (docs/lab.md).
     """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
     settings = AutoConfig.for_model(
         config.kind,
         vocab_size=vocabulary,

@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from paribus.encoders.vision import VisionEncoder, widen
 from paribus.objectives.base import Objective
 from paribus.types import Batch, Clock, Encoded, Losses
 from paribus.vlm.connector import MLPConnector
 from paribus.vlm.conversation import Tokens, tokenize
+from paribus.vlm.language import PreTrainedModel
 
 Part = Literal["connector", "language"]
 
