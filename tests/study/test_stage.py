@@ -13,7 +13,7 @@ import pytest
 from paribus.errors import UserError
 from paribus.files import write_text
 from paribus.study.stage import Stage, walk
-from paribus.study.study import Study
+from paribus.study.study import Study, load_study
 from paribus.types import Config, Runtime
 from study import begin, cut, edit_json, leftovers, paribus, small_settings
 
@@ -134,6 +134,23 @@ def test_a_changed_stage_is_a_stage_like_any_other(runtime):
     changed = Add(below=Add(), plus=2.0).changed(plus=4.0)
     assert changed == Add(below=Add(), plus=4.0)
     assert Add(below=changed).run(runtime) == Number(value=6.0)
+
+
+@pytest.mark.slow
+def test_a_cluster_leaves_what_this_process_would_and_hands_back_what_it_refuses(tiny_study, tiny_cache):
+    """exca's local cluster: a process of its own for each stage, as on SLURM."""
+    here, there = Runtime(cache=tiny_cache), Runtime(cache=tiny_cache, cluster="local")
+    words = load_study(tiny_study).all_arms()[0].encoder.words
+    record = words.run(there)
+    path = words.folder(there) / "record.json"
+    stored = json.loads(path.read_text())
+    shutil.rmtree(words.folder(here))
+    assert words.run(here) == record
+    assert json.loads(path.read_text()) == stored
+    cut(words.folder(here) / "tokenizer.json")
+    path.unlink()
+    with pytest.raises(UserError, match=r"^Unknown caption policy 'poem': choose one of [^\n]*\.$"):
+        words.changed(captions="poem").run(there)
 
 
 def test_walk_gives_each_stage_once_and_inputs_first():

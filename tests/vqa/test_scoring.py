@@ -120,12 +120,13 @@ def test_summarise_against_loops():
     measures, differences = summarise(arms, questions, seed=7)
     value = {(m.arm, m.task, m.metric): m.value for m in measures}
     sources = {q.source for q in questions}
+    task = {q.source: f"{q.category}/{q.source}" for q in questions}
     for arm, correct in arms.items():
         by_source = {
             s: np.mean([c for c, q in zip(correct, questions, strict=True) if q.source == s]) for s in sources
         }
         for source, mean in by_source.items():
-            assert value[arm, source, "accuracy"] == pytest.approx(mean)
+            assert value[arm, task[source], "accuracy"] == pytest.approx(mean)
         general = [c for c, q in zip(correct, questions, strict=True) if q.category == "General"]
         assert value[arm, "General", "accuracy"] == pytest.approx(np.mean(general))
         assert value[arm, "overall", "accuracy (micro)"] == pytest.approx(np.mean(correct))

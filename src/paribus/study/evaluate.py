@@ -267,20 +267,26 @@ def analysis_rows(labels: dict[str, NDArray[Any]]) -> NDArray[np.intp]:
 
 
 def analysis_factors(labels: dict[str, NDArray[Any]], rows: NDArray[np.intp]) -> dict[str, NDArray[Any]]:
-    """Known factors of those pictures. A word's thing is what is written, so it has no other.
-
-    Words share fonts and texts with words only, and icons their style with icons only. So what two emoji,
-    icons or words have in common as such are factors of their own: else they would pass for style and text.
-    """
+    """Known factors of those pictures; a word's thing is what is written, so it has no other."""
     kind = labels["kind"][rows]
-    both = {f"both {name}": np.where(kind == name, name, "") for name in ("emoji", "icon", "word")}
-    return both | {
+    return {
         "subgroup": np.where(kind == "emoji", labels["subgroup"][rows], ""),
         "concept": np.where(kind == "word", "", labels["concept"][rows]),
         "style": labels["style"][rows],
         "colour": labels["colour"][rows],
         "text": labels["text"][rows],
     }
+
+
+def regression_factors(labels: dict[str, NDArray[Any]], rows: NDArray[np.intp]) -> dict[str, NDArray[Any]]:
+    """Known factors, and what two emoji, icons or words have in common as such.
+
+    Words share fonts and texts with words only, and icons their style with icons only. Without factors of
+    their own, "both are words" would pass for "same text" and "both are icons" for "same style".
+    """
+    kind = labels["kind"][rows]
+    both = {f"both {name}": np.where(kind == name, name, "") for name in ("emoji", "icon", "word")}
+    return both | analysis_factors(labels, rows)
 
 
 def measure(
@@ -338,7 +344,7 @@ class Embedding(Stage[EmbeddingRecord]):
         rows = analysis_rows(labels)
         factors, stored = analysis_factors(labels, rows), self.features.open(runtime)
         features = stored["images"][rows]
-        effects = factor_effects(features, factors, seed=self.seed)
+        effects = factor_effects(features, regression_factors(labels, rows), seed=self.seed)
         measures = [
             measure("factors", name, "standardised coefficient", estimate, self.seed, unit="images")
             for name, estimate in effects.coefficient.items()
@@ -454,7 +460,7 @@ class Compare(Stage[CompareRecord]):
         labels: dict[str, NDArray[Any]],
         rows: NDArray[np.intp],
     ) -> list[Difference]:
-        factors = analysis_factors(labels, rows)
+        factors = regression_factors(labels, rows)
         found = factor_difference(one["images"][rows], two["images"][rows], factors, seed=self.seed)
         kinds = {"standardised coefficient": found.coefficient, "unique R2": found.unique_r2}
         return [

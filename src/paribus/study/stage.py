@@ -40,8 +40,13 @@ class Stage(BaseModel, Generic[R]):
     infra: exca.SubmitInfra = exca.SubmitInfra()
 
     @infra.apply
-    def _remote(self, runtime: Runtime) -> None:
-        self._fill(runtime)
+    def _remote(self, runtime: Runtime) -> str | None:
+        """What runs on a cluster; gives the sentence of a ``UserError``, which loses its type on the way back."""
+        try:
+            self._fill(runtime)
+        except UserError as error:
+            return str(error)
+        return None
 
     def compute(self, folder: Path, runtime: Runtime) -> R:
         """Do the work, leave files in ``folder``, return the record. May be called again after a kill."""
@@ -140,7 +145,9 @@ class Stage(BaseModel, Generic[R]):
             submitted: Stage[R] = self.model_validate(
                 self.model_dump(exclude={"infra"}) | {"infra": settings}
             )
-            submitted.infra.submit(runtime).result()
+            refused = submitted.infra.submit(runtime).result()
+            if refused is not None:
+                raise UserError(refused)
         record = self.cached(runtime)
         if record is None:
             raise RuntimeError(f"stage {self.address()} left no record")
