@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 from paribus.data.glyphs import read_meta
 from paribus.report.schema import write_results
 from paribus.study.audit import audit
+from paribus.study.claims import RULES
 from paribus.study.collect import CURVE_POINTS, collect, environment, pictures
 from paribus.study.run import execute
 from paribus.study.study import Study, load_study
@@ -106,9 +107,9 @@ def test_a_difference_is_the_difference_of_its_two_measures(run):
 def test_claims_say_what_the_differences_say(run):
     _, _, found = run
     numbers = {(round(row.value, 12), round(row.low, 12), round(row.high, 12)) for row in found.differences}
-    assert {"similar-accuracy", "fine-grained", "semantics", "symbols", "ocr"} <= {
-        c.name for c in found.claims
-    }
+    measured = {(row.section, row.task, row.metric) for row in found.differences}
+    expected = [rule.name for rule in RULES if (rule.section, rule.task, rule.metric) in measured]
+    assert [claim.name for claim in found.claims] == expected and len(expected) >= 8
     for claim in found.claims:
         assert (round(claim.value, 12), round(claim.low, 12), round(claim.high, 12)) in numbers
         assert "clip minus dino" in claim.because

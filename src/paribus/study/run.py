@@ -1,5 +1,7 @@
 """Run, plan: a study from its file to its records."""
 
+import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,8 +13,8 @@ from paribus.study.stages import Pretrain
 from paribus.study.study import Study
 from paribus.types import Runtime
 
-ASSUMED_RATE = 60e9
-"""FLOP/s assumed on a machine that has not finished a training yet; replaced by its own rate afterwards."""
+ASSUMED_RATE = 60e9 * (os.cpu_count() or 1)
+"""FLOP/s assumed on a machine that has not finished a training yet; then its own rate counts."""
 
 Say = Callable[[str], None]
 
@@ -82,8 +84,6 @@ def need_space(folder: Path, megabytes: int) -> None:
     Raises:
         UserError: less is free.
     """
-    import shutil
-
     place = folder
     while not place.exists():
         place = place.parent

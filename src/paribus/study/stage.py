@@ -41,7 +41,7 @@ class Stage(BaseModel, Generic[R]):
 
     @infra.apply
     def _remote(self, runtime: Runtime) -> str | None:
-        """What runs on a cluster; gives the sentence of a ``UserError``, which loses its type on the way back."""
+        """What a cluster runs; gives the sentence of a ``UserError``, whose type is lost on the way back."""
         try:
             self._fill(runtime)
         except UserError as error:
@@ -56,6 +56,10 @@ class Stage(BaseModel, Generic[R]):
         """Predicted floating-point operations; 0 where they do not matter."""
         return 0.0
 
+    def label(self) -> str:
+        """What a person reads in an address; the hash tells stages apart."""
+        return self.name
+
     def identity(self) -> dict[str, Any]:
         """The whole resolved config in exca's canonical form; where and how it runs is not part of it."""
         confdict = exca.ConfDict.from_model(self, uid=True, exclude_defaults=False)
@@ -65,7 +69,7 @@ class Stage(BaseModel, Generic[R]):
     def address(self) -> str:
         """``name-hash``: where the stage lives under the cache."""
         text = json.dumps(self.identity(), sort_keys=True)
-        return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+        return f"{self.label()}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
     def folder(self, runtime: Runtime) -> Path:
         """The stage's folder."""

@@ -190,6 +190,10 @@ class Pretrain(Training[PretrainRecord]):
             peak_memory_mb=round(peak_memory_mb(), 1),
         )
 
+    def label(self) -> str:
+        """Names the objective, so that a person can tell folders apart."""
+        return f"{self.name}-{self.objective.kind}"
+
     def _objective(self, encoder: VisionEncoder, runtime: Runtime) -> Objective:
         tokenizer = None if self.words is None else self.words.open(runtime)
         return build_objective(self.objective, encoder, tokenizer, self.seed)
