@@ -72,8 +72,13 @@ def test_the_order_of_the_arms_does_not_matter(rule):
 
 
 PREDICTED = {
-    **{("probe", "group"): 0, ("probe", "subgroup"): 1, ("symbols", "symbols"): -1, ("vqa", "OCR"): 1},
-    **{("factors", "text"): 1, ("factors", "colour"): -1, ("factors", "style"): -1},
+    ("probe", "group"): 0,
+    ("probe", "subgroup"): 1,
+    ("symbols", "symbols"): -1,
+    ("vqa", "OCR"): 1,
+    ("factors", "text"): 1,
+    ("factors", "colour"): -1,
+    ("factors", "style"): -1,
     **{("factors", thing): 1 for thing in ("kind", "concept", "subgroup")},
     **{("vqa", category): 0 for category in ("General", "Reasoning", "Doc & Chart")},
 }
