@@ -86,7 +86,7 @@ def _settings(arm: Arm) -> dict[str, Any]:
     identity: dict[str, Any] = arm.encoder.model_dump(mode="json", exclude={"infra", "corpus", "words"})
     corpus = arm.encoder.corpus.model_dump(mode="json", exclude={"infra"})
     words = "none" if arm.encoder.words is None else "BPE trained on the captions"
-    data = {**corpus["source"], "version": corpus["version"]}
+    data = {**corpus.pop("source"), **corpus}
     return {"data": data, "words": words, **identity}
 
 

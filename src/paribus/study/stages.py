@@ -22,7 +22,7 @@ from paribus.encoders.vision import (
     weights_digest,
 )
 from paribus.errors import UserError
-from paribus.files import write_json
+from paribus.files import sha256, write_json
 from paribus.objectives import AnyObjective, build_objective
 from paribus.objectives.base import Objective
 from paribus.results import Attribution
@@ -56,6 +56,9 @@ def _fetched(folder: Path) -> Path:
     return folder
 
 
+PINS_DIGEST = sha256(art_module.PINS)[:16]
+
+
 class CorpusRecord(Config):
     """What was built."""
 
@@ -70,6 +73,7 @@ class Corpus(Stage[CorpusRecord]):
     name: ClassVar[str] = "corpus"
     version: int = 1
     source: glyphs.GlyphsConfig
+    art: str = Field(PINS_DIGEST, description="digest of the pins: other art is another corpus")
 
     def compute(self, folder: Path, runtime: Runtime) -> CorpusRecord:
         """Fetch the art if need be, verify it, draw everything."""
