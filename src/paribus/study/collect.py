@@ -4,7 +4,6 @@ import importlib.metadata
 import os
 import platform
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -272,8 +271,3 @@ def _series(arm: str, seed: int, stage: str, history: list[dict[str, float]]) ->
         )
         for name in names
     ]
-
-
-def run_folder(runtime: Runtime, name: str) -> Path:
-    """Where a study's results lie."""
-    return runtime.runs / name
