@@ -114,7 +114,7 @@ def test_plan_prints_every_stage_and_marks_what_is_cached(finished, tmp_path, ti
     for cache, cached in ((finished / "cache", stages), (tiny_cache, records(tiny_cache).keys())):
         done = paribus(tmp_path, "plan", tiny_study, "--cache", cache)
         assert done.code == 0, done.err
-        lines = [line.split() for line in done.out.splitlines() if re.match(r" *[a-z]+-[0-9a-f]{12} ", line)]
+        lines = [line.split() for line in done.out.splitlines() if re.match(r" *[a-z-]+-[0-9a-f]{12} ", line)]
         assert {line[0] for line in lines} == set(stages) and len(lines) == len(stages)
         assert {line[0] for line in lines if line[1] == "cached"} == set(cached)
         assert f"{len(stages)} stages, {len(cached)} cached" in done.out

@@ -4,11 +4,14 @@
 from these classes. Every number carries the interval, the sample count and the seed behind it.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from paribus.types import Config
+
+Number = Annotated[float, AfterValidator(lambda value: round(value, 9))]
+"""A number as it is recorded: to nine decimals, since what lies below varies with the linear algebra's threads."""
 
 Verdict = Literal["supported", "contradicted", "not distinguishable"]
 
@@ -20,9 +23,9 @@ class Measure(Config):
     task: str = Field(description="what is measured, e.g. group, style, OCR")
     metric: str = Field(description="how, e.g. accuracy, mean cosine, standardised coefficient")
     arm: str
-    value: float
-    low: float = Field(description="lower end of the 95% interval")
-    high: float = Field(description="upper end of the 95% interval")
+    value: Number
+    low: Number = Field(description="lower end of the 95% interval")
+    high: Number = Field(description="upper end of the 95% interval")
     n: int = Field(description="independent units behind the interval (see unit)")
     unit: str = Field("images", description="what was resampled: images, concepts, questions, symbols")
     seed: int
@@ -37,9 +40,9 @@ class Difference(Config):
     metric: str
     arm: str
     other: str
-    value: float
-    low: float
-    high: float
+    value: Number
+    low: Number
+    high: Number
     n: int
     unit: str = "images"
     seed: int
@@ -55,9 +58,9 @@ class Claim(Config):
     source: str
     verdict: Verdict
     because: str = Field(description="one sentence with the number, its interval and n")
-    value: float
-    low: float
-    high: float
+    value: Number
+    low: Number
+    high: Number
     n: int
     seed: int
 
