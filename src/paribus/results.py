@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 from paribus.types import Config
 
 Number = Annotated[float, AfterValidator(lambda value: round(value, 9))]
-"""A number as it is recorded: to nine decimals, since what lies below varies with the linear algebra's threads."""
+"""A number as it is recorded: to nine decimals; what lies below varies with the linear algebra's threads."""
 
 Verdict = Literal["supported", "contradicted", "not distinguishable"]
 

@@ -44,7 +44,7 @@ def said(rule, value, low, high):
 
 
 INTERVALS = [
-    (value, value - width, value + width)
+    (value, round(value - width, 9), round(value + width, 9))  # as numbers are recorded
     for value, width in itertools.product((-0.2, -0.04, -0.01, 0.01, 0.04, 0.2), (0.005, 0.015, 0.1))
 ]
 
