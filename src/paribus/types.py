@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -57,6 +57,15 @@ class Source(Protocol):
     @property
     def digest(self) -> str:
         """SHA-256 over keys, pixels and texts: equal digests mean equal data."""
+        ...
+
+
+class TrainingSource(Source, Protocol):
+    """A source that arms train on, and may be told different things about."""
+
+    @property
+    def pictures(self) -> str:
+        """SHA-256 over keys and pixels alone."""
         ...
 
 
@@ -154,6 +163,9 @@ class Recipe(Config):
     eps: float = Field(1e-6, gt=0)
     clip: float | None = Field(None, gt=0, description="largest gradient norm; None: no clipping")
     clip_by: Literal["global", "tensor"] = "global"
+    rates: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        {}, description="peak rates of parts that have their own, by name, e.g. {text: 5e-5}"
+    )
 
 
 class Budget(Config):

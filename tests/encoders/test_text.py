@@ -5,7 +5,7 @@ import unicodedata
 
 import pytest
 import torch
-from objectives import CAPTIONS, TINY, TOKENIZER
+from objectives import CAPTIONS, MATERIAL, TINY, TOKENIZER
 from reference.towers import clip_text_of
 
 from paribus.encoders.text import (
@@ -24,7 +24,7 @@ TEXTS = ["", "a", *CAPTIONS[:5], "the flower in the sun " * 9]
 
 @pytest.fixture
 def tower():
-    made = TextTower(TINY["text"], TOKENIZER, seed=2)
+    made = TextTower(TINY["text"], MATERIAL, seed=2)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in made.parameters():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from objectives import ENCODER, TOKENIZER, tiny_objective
+from objectives import ENCODER, MATERIAL, tiny_objective
 from reference.positions import resize
 from reference.towers import vit_of
 
@@ -198,7 +198,7 @@ def test_keep_equals_a_block_written_out(encoder):
 def test_initial_weights_do_not_depend_on_what_else_is_built():
     digest = weights_digest(VisionEncoder(ENCODER, 0))
     torch.manual_seed(1234)
-    TextTower(TextConfig(context=8, vocabulary=320, width=16, depth=1, heads=2), TOKENIZER, 0)
+    TextTower(TextConfig(context=8, vocabulary=320, width=16, depth=1, heads=2), MATERIAL, 0)
     MLPConnector(16, 32, 0)
     assert weights_digest(VisionEncoder(ENCODER, 0)) == digest
     assert weights_digest(VisionEncoder(ENCODER, 1)) != digest
@@ -209,7 +209,7 @@ def test_initial_weights_do_not_depend_on_what_else_is_built():
 def test_heads_of_an_objective_do_not_move_each_other():
     """A wider joint space or another text tower leaves the rest of the initial weights as they were."""
     small, large = tiny_objective("clip", embed=8), tiny_objective("clip", embed=12)
-    assert weights_digest(small.text) == weights_digest(large.text)
+    assert weights_digest(small.joint.text) == weights_digest(large.joint.text)
     assert weights_digest(small.image) == weights_digest(large.image)
 
 

@@ -7,7 +7,7 @@ import torch
 from sklearn.datasets import load_sample_image
 
 from paribus.data.loader import Loader
-from paribus.encoders.text import TextConfig, train_tokenizer
+from paribus.encoders.text import Material, TextConfig, train_tokenizer
 from paribus.encoders.vision import EncoderConfig, VisionEncoder
 from paribus.objectives import OBJECTIVES
 from paribus.types import Batch, Sample
@@ -24,6 +24,7 @@ CAPTIONS = tuple(
     )
 )
 TOKENIZER = train_tokenizer(CAPTIONS, 320)
+MATERIAL = Material(tokenizer=TOKENIZER)
 
 TINY = {
     "embed": 8,
@@ -33,8 +34,16 @@ TINY = {
     "bottleneck": 8,
     "local_crops": 2,
     "local_size": 0.5,
+    "blocks": 1,
 }
 """Sizes by the name of the setting; a new objective takes those that it knows."""
+
+PARTS = {
+    "siglip": {"objective": ("siglip", {"reads": ("global1", "global2")}), "weight": 0.5},
+    "simclr": {"objective": ("simclr", {})},
+    "dino": {"objective": ("dino", {"drop_path": 0.0}), "weight": 2.0},
+}
+"""A hybrid of everything; two parts look at the same crops."""
 
 
 @dataclass(frozen=True)
@@ -64,18 +73,25 @@ class Photos:
 def tiny_config(kind, **changes):
     """A registered objective's config, made small."""
     config = OBJECTIVES[kind].Config
+    if "parts" in config.model_fields:
+        parts = changes.get("parts", PARTS)
+        built = {
+            name: part | {"objective": tiny_config(part["objective"][0], **part["objective"][1])}
+            for name, part in parts.items()
+        }
+        return config(parts=built)
     known = {name: value for name, value in (TINY | changes).items() if name in config.model_fields}
     return config(**known)
 
 
 def tiny_objective(kind, seed=0, encoder=ENCODER, **changes):
     """A registered objective on a tiny encoder."""
-    return OBJECTIVES[kind](tiny_config(kind, **changes), VisionEncoder(encoder, seed), TOKENIZER, seed)
+    return OBJECTIVES[kind](tiny_config(kind, **changes), VisionEncoder(encoder, seed), MATERIAL, seed)
 
 
-def tiny_loader(kind, batch=6, seed=0, source=None, **settings):
+def tiny_loader(kind, batch=6, seed=0, source=None, parts=PARTS, **settings):
     """Batches of photographs with the views that the objective asks for."""
-    views = tiny_config(kind).views()
+    views = tiny_config(kind, parts=parts).views()
     source = Photos() if source is None else source
     size = ENCODER.image_size
     return Loader(source, views, image_size=size, batch=batch, seed=seed, **settings)

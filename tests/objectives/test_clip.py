@@ -9,11 +9,11 @@ from reference.clip import info_nce
 from reference.towers import clip_text_of, vit_of
 from transformers.models.clip.modeling_clip import image_text_contrastive_loss
 
-from paribus.encoders.vision import VisionEncoder
-from paribus.objectives.clip import Clip, clip_loss
+from paribus.objectives.clip import Clip
+from paribus.objectives.contrastive import info_nce as clip_loss
 from paribus.types import Clock, Recipe
 
-from . import ENCODER, tiny_config, tiny_loader, tiny_objective
+from . import tiny_loader, tiny_objective
 
 NOW = Clock(0, 0, 100)
 
@@ -55,14 +55,15 @@ def test_gradients_equal_finite_differences():
 def test_the_whole_objective_equals_transformers_towers():
     """Pixels and words to loss: ViTModel, CLIPTextModel and transformers' loss on the same weights."""
     objective, batch = tiny_objective("clip"), tiny_loader("clip").make(0)
+    space = objective.joint
     with torch.no_grad():
         for parameter in objective.parameters():
             parameter.mul_(2.0)
         objective.scale_log.fill_(math.log(30.0))
-        vision, (text, swap) = vit_of(objective.image), clip_text_of(objective.text)
+        vision, (text, swap) = vit_of(objective.image), clip_text_of(objective.joint.text)
         pixels = (batch.views["image"][:, 0] - 0.5) / 0.5
-        image = vision(pixels).last_hidden_state[:, 0] @ objective.image_proj.weight.T
-        words = text(swap[objective.text.tokenize(batch.texts)]).pooler_output @ objective.text_proj.weight.T
+        image = vision(pixels).last_hidden_state[:, 0] @ space.image_proj.weight.T
+        words = text(swap[space.text.tokenize(batch.texts)]).pooler_output @ space.text_proj.weight.T
         image, words = image / image.norm(dim=1, keepdim=True), words / words.norm(dim=1, keepdim=True)
         expected = image_text_contrastive_loss(words @ image.t() * 30.0)
         losses = objective.loss(objective.encode(batch), NOW)
@@ -106,8 +107,3 @@ def test_the_published_recipe():
         update={confound.path.removeprefix("recipe."): confound.value for confound in config.departures}
     )
     assert (recipe.weight_decay, recipe.betas, recipe.eps, recipe.clip) == (0.2, (0.9, 0.98), 1e-6, None)
-
-
-def test_clip_needs_a_tokenizer():
-    with pytest.raises(ValueError, match="tokenizer"):
-        Clip(tiny_config("clip"), VisionEncoder(ENCODER), None, 0)

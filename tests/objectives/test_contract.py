@@ -3,19 +3,21 @@
 import numpy as np
 import pytest
 import torch
+from pydantic import TypeAdapter
 from vlm import tiny_batch as vlm_batch
 from vlm import tiny_vlm
 
 from paribus.encoders.vision import weights_digest
-from paribus.objectives import OBJECTIVES, build_objective
+from paribus.objectives import OBJECTIVES, AnyObjective, build_objective
 from paribus.objectives.base import Objective, ObjectiveConfig
+from paribus.objectives.presets import PRESETS
 from paribus.rng import torch_seed
 from paribus.train.split import backward
 from paribus.types import Batch, Clock, Recipe
 
 from . import (
     ENCODER,
-    TOKENIZER,
+    MATERIAL,
     VisionEncoder,
     gradients,
     in_float64,
@@ -182,7 +184,7 @@ def test_the_registry_builds_what_the_config_names(kind):
     config = tiny_config(kind)
     assert isinstance(config, ObjectiveConfig)
     assert config.kind == kind
-    built = build_objective(config, VisionEncoder(ENCODER), TOKENIZER, 0)
+    built = build_objective(config, VisionEncoder(ENCODER), MATERIAL, 0)
     assert type(built) is OBJECTIVES[kind]
     assert type(config).model_validate(config.model_dump()) == config
     with pytest.raises(ValueError, match="frozen"):
@@ -192,8 +194,25 @@ def test_the_registry_builds_what_the_config_names(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_views_are_named_once_and_published_settings_are_complete(kind):
-    views = OBJECTIVES[kind].Config().views()
+def test_gradients_reach_the_encoder_or_it_is_frozen(kind):
+    objective, batch = made(kind)
+    trained = next(m for m in objective.modules() if isinstance(m, VisionEncoder))
+    before = weights_digest(trained)
+    backward(objective, batch, CLOCK, 3, "fp32")
+    moved = {name for name, p in trained.named_parameters() if p.grad is not None and p.grad.any()}
+    if not objective.config.trains_encoder:
+        assert not moved
+        assert not any(p.requires_grad for p in trained.parameters())
+        objective.after_step(CLOCK)
+        assert weights_digest(objective.encoder()) == before
+        return
+    silent = {name for name, _ in trained.named_parameters()} - moved
+    assert silent <= {"register_tokens"}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_views_are_named_once_and_published_settings_are_complete(name):
+    views = TypeAdapter(AnyObjective).validate_python({"preset": name}).views()
     assert len({view.name for view in views}) == len(views) >= 1
     for view in views:
         side = view.size * 224
@@ -203,7 +222,7 @@ def test_views_are_named_once_and_published_settings_are_complete(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_departures_are_settings_of_the_recipe_and_change_it(kind):
-    for confound in OBJECTIVES[kind].Config.departures:
+    for confound in tiny_config(kind).recipe():
         part, name = confound.path.split(".")
         assert part == "recipe"
         changed = Recipe.model_validate({name: confound.value})

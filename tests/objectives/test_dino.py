@@ -10,8 +10,10 @@ import torch.nn.functional as F
 from reference import dino as reference
 from scipy.stats import binomtest
 
+from paribus.encoders.text import Material
 from paribus.encoders.vision import VisionEncoder
 from paribus.objectives.dino import Dino, Head, dino_loss
+from paribus.objectives.residuals import keep_residuals
 from paribus.train.loop import fit
 from paribus.types import Batch, Budget, Clock, Recipe, Runtime
 
@@ -172,7 +174,7 @@ def test_the_last_layer_stands_still_while_it_is_frozen(tmp_path, norm_last):
             seen.append((self.head.last.detach().clone(), self.head.gain.detach().clone()))
 
     config = tiny_config("dino", freeze_last=0.25, norm_last=norm_last)
-    made = Watched(config, VisionEncoder(ENCODER), None, 0)
+    made = Watched(config, VisionEncoder(ENCODER), Material(), 0)
     start, gain = made.head.last.detach().clone(), made.head.gain.detach().clone()
     recipe = Recipe(lr=1e-2, warmup=0.0, weight_decay=0.5)
     fit(made, tiny_loader("dino"), **settings(tmp_path, recipe, steps=12))
@@ -277,10 +279,15 @@ def many(count, seed=0):
     return Batch(ids, {}, [""] * count, [""] * count, seed)
 
 
+def keep_of(objective, batch, name, views):
+    depth, rate = objective.student.config.depth, objective.config.drop_path
+    return keep_residuals(batch, name, views, depth, rate, objective.head.last)
+
+
 def test_drop_rates_rise_in_a_line_over_depth():
     """Block 0 is never dropped; every residual's rate is the reference's, and survivors are scaled up."""
     objective, depth = tiny_objective("dino", drop_path=0.4), 2
-    keep = objective._keep(many(4000), "global", 2)
+    keep = keep_of(objective, many(4000), "global", 2)
     assert keep.shape == (depth, 8000, 2)
     for block, rate in enumerate(reference.drop_rates(0.4, depth)):
         for residual in (0, 1):
@@ -292,16 +299,18 @@ def test_drop_rates_rise_in_a_line_over_depth():
 
 def test_drops_are_keyed_by_sample_view_block_residual_and_step():
     objective = tiny_objective("dino", drop_path=0.5)
-    keep = objective._keep(many(2000), "global", 2)[1]
-    assert torch.equal(keep, objective._keep(many(2000), "global", 2)[1])
-    halves = [objective._keep(many(2000)[rows], "global", 2)[1] for rows in (slice(0, 700), slice(700, 2000))]
+    keep = keep_of(objective, many(2000), "global", 2)[1]
+    assert torch.equal(keep, keep_of(objective, many(2000), "global", 2)[1])
+    halves = [
+        keep_of(objective, many(2000)[rows], "global", 2)[1] for rows in (slice(0, 700), slice(700, 2000))
+    ]
     assert torch.equal(torch.cat(halves), keep)
     first, second = keep.unflatten(0, (2000, 2)).unbind(1)
     others = {
         "view": (first[:, 0], second[:, 0]),
         "residual": (keep[:, 0], keep[:, 1]),
-        "crop kind": (keep, objective._keep(many(2000), "local", 2)[1]),
-        "step": (keep, objective._keep(many(2000, seed=1), "global", 2)[1]),
+        "crop kind": (keep, keep_of(objective, many(2000), "local", 2)[1]),
+        "step": (keep, keep_of(objective, many(2000, seed=1), "global", 2)[1]),
         "sample": (keep[:-2], keep[2:]),
     }
     for name, (a, b) in others.items():

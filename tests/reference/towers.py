@@ -1,5 +1,6 @@
 """The same weights in transformers' own models: ViTModel and CLIPTextModel as the peers of our towers."""
 
+import peers  # noqa: F401 - before transformers
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel, ViTConfig, ViTModel
 

@@ -154,9 +154,11 @@ def _serve(
     main()
 
 
+# The server imports by name, and this version of Python does not hand it our sys.path.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT / "tests"), os.environ.get("PYTHONPATH")]))
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
-    ["pytest", "paribus.cli", "paribus.study.collect", "paribus.study.run", "paribus.study.audit"]
+    ["pytest", "peers", "paribus.cli", "paribus.study.collect", "paribus.study.run", "paribus.study.audit"]
     + ["paribus.report.page", "paribus.report.schema"]
     + [f"transformers.models.{kind}.modeling_{kind}" for kind in ("llama", "qwen2")]
 )
@@ -211,12 +213,12 @@ def paribus(folder: Path, *argv: str | Path, **settings: Any) -> Done:
 
 def counting(log: Path) -> None:
     """For ``before``: write down the address of every stage that is really computed."""
-    from paribus.study import downstream, evaluate, stages
+    from paribus.study import corpora, downstream, evaluate, stages, texts
     from paribus.study.stage import Stage
 
     kinds = {
         kind
-        for module in (stages, evaluate, downstream)
+        for module in (corpora, texts, stages, evaluate, downstream)
         for kind in vars(module).values()
         if isinstance(kind, type) and issubclass(kind, Stage) and "compute" in vars(kind)
     }

@@ -140,7 +140,7 @@ def test_a_changed_stage_is_a_stage_like_any_other(runtime):
 def test_a_cluster_leaves_what_this_process_would_and_hands_back_what_it_refuses(tiny_study, tiny_cache):
     """exca's local cluster: a process of its own for each stage, as on SLURM."""
     here, there = Runtime(cache=tiny_cache), Runtime(cache=tiny_cache, cluster="local")
-    words = load_study(tiny_study).all_arms()[0].encoder.words
+    words = load_study(tiny_study).all_arms()[0].encoder.text
     record = words.run(there)
     path = words.folder(there) / "record.json"
     stored = json.loads(path.read_text())

@@ -7,12 +7,14 @@ import pytest
 import yaml
 
 from paribus.errors import UserError
+from paribus.study.corpora import Corpus
 from paribus.study.downstream import Answer, Questions
 from paribus.study.evaluate import Compare, Embedding, Extract, Probe
 from paribus.study.run import ASSUMED_RATE, disk_bytes, measured_rate, need_space, plan
 from paribus.study.stage import walk
-from paribus.study.stages import Corpus, Pretrain, Words
+from paribus.study.stages import Pretrain
 from paribus.study.study import Study, load_study
+from paribus.study.texts import Words
 from paribus.types import Runtime
 from study import QUICKSTART, ROOT, small_settings, write_study
 
@@ -147,7 +149,7 @@ def refusal(path, *changes):
         ("control.data.captions=poem", "control.data.captions: Unknown caption policy 'poem': choose one of"),
         (
             "control.data.source.kind=photos",
-            "control.data.source.kind: input should be 'glyphs', not 'photos'",
+            "control.data.source: input tag 'photos' .* expected tags: 'glyphs', 'shards'",
         ),
         ("arms.dino.objective.kind=dinosaur", "arms.dino.objective: .*'dinosaur'.*'clip', 'dino'"),
         ("arms.clip.objective.embd=3", "embd is not a known key"),

@@ -249,14 +249,14 @@ def test_seconds_add_up_over_interruptions(tmp_path):
 def test_frozen_parameters_do_not_move(tmp_path):
     """Decay and momentum must not reach them either."""
     objective, loader = build("clip")
-    objective.text.requires_grad_(False)
-    before = {name: value.clone() for name, value in objective.text.state_dict().items()}
+    objective.joint.text.requires_grad_(False)
+    before = {name: value.clone() for name, value in objective.joint.text.state_dict().items()}
     runtime = Runtime(device="cpu")
     fit(
         objective, loader, recipe=RECIPE, budget=Budget(samples=24, batch=6), precision="fp32",
         folder=tmp_path, runtime=runtime, label="clip",
     )  # fmt: skip
-    assert same_bits(objective.text.state_dict(), before)
+    assert same_bits(objective.joint.text.state_dict(), before)
     assert not same_bits(objective.image.state_dict(), build("clip")[0].image.state_dict())
 
 

@@ -482,6 +482,10 @@ def verify(folder: Path) -> Meta:
     return meta
 
 
+ABOUT = 23_000
+"""About how many pictures the whole corpus has, where costs are predicted before it is drawn."""
+
+
 class Glyphs:
     """The built corpus, or some splits of it, as a source.
 
@@ -532,6 +536,16 @@ class Glyphs:
     def words(self) -> dict[str, list[str]]:
         """The written words: "seen" ones are in the train split, "unseen" ones in no picture of it."""
         return self.meta.words
+
+    @property
+    def captions(self) -> list[str]:
+        """The caption of each picture."""
+        return list(self._captions)
+
+    @functools.cached_property
+    def pictures(self) -> str:
+        """SHA-256 over keys and pixels of these splits, whatever is said of them."""
+        return _digest("\x1f".join(part) for part in zip(self.columns["key"], self._pixels, strict=True))
 
     @functools.cached_property
     def digest(self) -> str:

@@ -4,9 +4,23 @@ Follows ViT (Dosovitskiy et al. 2021) as DINO and timm build it: pre-norm blocks
 projection, GELU, LayerNorm eps 1e-6, a class token, learned positions that are interpolated for other image
 sizes (Caron et al. 2021), optional registers without position (Darcet et al. 2024). It normalises its own
 input, so that no caller can hand it wrongly normalised pixels.
+
+Its options are what published encoders of this family differ in, so that ``exchange`` can bring their
+weights in and out without loss: CLIP's LayerNorm before the blocks, QuickGELU, SigLIP's attention-pooling
+head. What other layouts call by other names:
+
+    Features.cls      transformers' ViT: last_hidden_state[:, 0]; CLIP and SigLIP: pooler_output;
+                      timm and open_clip: the pooled output, before any projection
+    Features.patches  transformers' ViT: last_hidden_state[:, 1:]; SigLIP: last_hidden_state;
+                      CLIP: post_layernorm(last_hidden_state[:, 1:]), because its last_hidden_state comes
+                      before that norm, which it gives to the class token alone and we to every token;
+                      open_clip: the tokens; timm: forward_features without its prefix tokens
+    layer=-2          hidden_states[-2] of any of transformers'
 """
 
+import contextlib
 import hashlib
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +37,8 @@ from paribus.files import whole_file
 from paribus.rng import torch_seed
 from paribus.types import Config, Features
 
+Activation = Literal["gelu", "quick_gelu", "gelu_tanh"]
+Interpolation = Literal["bicubic", "bilinear"]
 Size = Literal["tiny", "small", "base"]
 SIZES: dict[Size, tuple[int, int, int]] = {
     "tiny": (192, 12, 3),
@@ -31,8 +47,27 @@ SIZES: dict[Size, tuple[int, int, int]] = {
 }
 
 
+class QuickGELU(nn.Module):
+    """OpenAI CLIP's approximation of GELU: x * sigmoid(1.702 x)."""
+
+    def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Elementwise."""
+        return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
+    "gelu": nn.GELU,
+    "quick_gelu": QuickGELU,
+    "gelu_tanh": lambda: nn.GELU("tanh"),
+}
+
+
 class EncoderConfig(Config):
-    """The architecture, shared by all arms; ``preset("base", 16)`` is ViT-B/16."""
+    """The architecture, shared by all arms; ``preset("base", 16)`` is ViT-B/16.
+
+    ``interpolation``, ``resize`` and ``squash`` are the transform that pictures of other sizes go through
+    before they are encoded (``published.evaluate``); they do not touch the forward pass.
+    """
 
     patch: int = Field(16, ge=1)
     width: int = Field(768, ge=8)
@@ -43,6 +78,17 @@ class EncoderConfig(Config):
     image_size: int = Field(224, ge=1)
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    activation: Activation = "gelu"
+    eps: float = Field(1e-6, gt=0, description="of every LayerNorm")
+    pre_norm: bool = Field(False, description="a LayerNorm before the blocks, as in CLIP")
+    pool: Literal["cls", "map"] = Field(
+        "cls", description="cls: a class token; map: none, SigLIP's attention-pooling head instead"
+    )
+    interpolation: Interpolation = "bicubic"
+    resize: int | None = Field(
+        None, ge=1, description="shorter side before the centre crop; None: image_size"
+    )
+    squash: bool = Field(False, description="resize to a square whatever the proportions, nothing cropped")
 
     @model_validator(mode="after")
     def _divisible(self) -> "EncoderConfig":
@@ -57,9 +103,14 @@ class EncoderConfig(Config):
         """Patches along one side of a full-size image."""
         return self.image_size // self.patch
 
+    @property
+    def lead(self) -> int:
+        """Class tokens: one, or none where a head pools."""
+        return 1 if self.pool == "cls" else 0
+
     def tokens(self, size: int) -> int:
         """Sequence length for a square image of ``size`` pixels."""
-        return (size // self.patch) ** 2 + 1 + self.registers
+        return (size // self.patch) ** 2 + self.lead + self.registers
 
 
 def preset(size: Size, patch: int, image_size: int = 224) -> EncoderConfig:
@@ -74,11 +125,11 @@ def widen(x: Tensor) -> Tensor:
 
 
 def attend(
-    q: Float[Tensor, "B heads T d"],
+    q: Float[Tensor, "B heads Q d"],
     k: Float[Tensor, "B heads T d"],
     v: Float[Tensor, "B heads T d"],
     causal: bool,
-) -> Float[Tensor, "B heads T d"]:
+) -> Float[Tensor, "B heads Q d"]:
     """Softmax attention, by the fused kernel where it is the faster one.
 
     On CPU the fused kernel's backward in bf16 takes ten times as long as plain products at these lengths
@@ -117,13 +168,14 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """A pre-norm transformer block; ``keep`` scales each sample's residual (stochastic depth)."""
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float, eps: float = 1e-6) -> None:
+    def __init__(
+        self, width: int, heads: int, mlp_ratio: float, eps: float = 1e-6, activation: Activation = "gelu"
+    ) -> None:
         super().__init__()
-        hidden = int(width * mlp_ratio)
         self.norm1 = nn.LayerNorm(width, eps=eps)
         self.attn = Attention(width, heads)
         self.norm2 = nn.LayerNorm(width, eps=eps)
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+        self.mlp = perceptron(width, mlp_ratio, activation)
 
     def forward(
         self,
@@ -139,12 +191,49 @@ class Block(nn.Module):
         return out
 
 
+def perceptron(width: int, ratio: float, activation: Activation) -> nn.Sequential:
+    """A block's two-layer perceptron."""
+    hidden = int(width * ratio)
+    return nn.Sequential(nn.Linear(width, hidden), ACTIVATIONS[activation](), nn.Linear(hidden, width))
+
+
+class MapHead(nn.Module):
+    """SigLIP's attention pooling (Zhai et al. 2023; Zhai et al. 2022 call it MAP).
+
+    One learnt query attends over the patches; a perceptron with a residual follows. As in big_vision and in
+    transformers' SiglipMultiheadAttentionPoolingHead.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        width, self.heads = config.width, config.heads
+        self.probe = nn.Parameter(torch.empty(1, 1, width))
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps=config.eps)
+        self.mlp = perceptron(width, config.mlp_ratio, config.activation)
+
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B D"]:
+        """Pool normalised patches into one vector."""
+        batch, _, width = x.shape
+        of_query, of_tokens = torch.split(self.qkv.weight, [width, 2 * width])
+        query_bias, token_bias = torch.split(self.qkv.bias, [width, 2 * width])
+        q = F.linear(self.probe, of_query, query_bias).expand(batch, -1, -1)
+        k, v = F.linear(x, of_tokens, token_bias).chunk(2, dim=-1)
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))  # type: ignore[no-untyped-call]
+        pooled = self.proj(attend(q, k, v, causal=False).transpose(1, 2).reshape(batch, width))
+        out: Tensor = pooled + self.mlp(self.norm(pooled))
+        return out
+
+
 class VisionEncoder(nn.Module):
     """A ViT that returns ``Features``.
 
     Args:
         config: the architecture.
         seed: the study's root seed; weights come from its own stream, whatever else is built.
+
+    ``memo`` is what ``remembering`` keeps: None outside of it, and never part of the state.
     """
 
     mean: Tensor
@@ -156,17 +245,23 @@ class VisionEncoder(nn.Module):
         width = config.width
         with torch_seed(seed, "encoder"):
             self.patch_embed = nn.Conv2d(3, width, config.patch, stride=config.patch)
-            self.cls_token = nn.Parameter(torch.empty(1, 1, width))
+            self.cls_token = nn.Parameter(torch.empty(1, config.lead, width))
             self.register_tokens = nn.Parameter(torch.empty(1, config.registers, width))
-            self.pos_embed = nn.Parameter(torch.empty(1, 1 + config.grid**2, width))
+            self.pos_embed = nn.Parameter(torch.empty(1, config.lead + config.grid**2, width))
+            self.norm_pre = nn.LayerNorm(width, eps=config.eps) if config.pre_norm else None
             self.blocks = nn.ModuleList(
-                Block(width, config.heads, config.mlp_ratio) for _ in range(config.depth)
+                Block(width, config.heads, config.mlp_ratio, config.eps, config.activation)
+                for _ in range(config.depth)
             )
-            self.norm = nn.LayerNorm(width, eps=1e-6)
+            self.norm = nn.LayerNorm(width, eps=config.eps)
+            self.head = MapHead(config) if config.pool == "map" else None
             std = 0.02 * (768 / width) ** 0.5
             init_linear(self, std)
             for token in (self.cls_token, self.register_tokens, self.pos_embed):
                 nn.init.trunc_normal_(token, std=std)
+            if self.head is not None:
+                nn.init.trunc_normal_(self.head.probe, std=std)
+        self.memo: dict[Hashable, tuple[Tensor, Features]] | None = None
         self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
 
@@ -184,21 +279,51 @@ class VisionEncoder(nn.Module):
             layer: -1 is the normalised output; -2 the second-to-last block's output without the final
                 norm, which is what LLaVA reads (``hidden_states[-2]``), and so on downwards.
             keep: residual scales per block and sample, for stochastic depth.
+
+        Where a head pools, it reads the patches of any layer through the final norm (registers never).
         """
+        if self.memo is None or keep is not None:
+            return self._forward(images, layer, keep)
+        key = (_place(images), layer, torch.is_grad_enabled(), _autocast(images.device.type))
+        if key not in self.memo:  # the pixels are kept too: else other ones could come to lie at their place
+            self.memo[key] = (images, self._forward(images, layer, keep))
+        return self.memo[key][1]
+
+    @contextlib.contextmanager
+    def remembering(self) -> Iterator[None]:
+        """Within the block, a second forward of the same pixels and layer gives the first one's ``Features``.
+
+        For objectives that share an encoder and look at the same views. The gradients of all uses add up in
+        the one graph, so call backward once for all of them, and do not change the weights within the block.
+        """
+        outer, self.memo = self.memo, {}
+        try:
+            yield
+        finally:
+            self.memo = outer
+
+    def _forward(
+        self, images: Float[Tensor, "B 3 H W"], layer: int, keep: Float[Tensor, "depth B 2"] | None
+    ) -> Features:
         if not -self.config.depth <= layer <= -1:
             raise ValueError(f"layer {layer} is not in [-{self.config.depth}, -1]")
         height, width = (side // self.config.patch for side in images.shape[-2:])
-        positions = self.positions(height, width)
-        x = self.embed((images - self.mean) / self.std, height, width) + positions[:, 1:]
-        cls = (self.cls_token + positions[:, :1]).expand(len(x), -1, -1)
+        positions, lead = self.positions(height, width), self.config.lead
+        x = self.embed((images - self.mean) / self.std, height, width) + positions[:, lead:]
+        cls = (self.cls_token + positions[:, :lead]).expand(len(x), -1, -1)
         x = torch.cat([cls, self.register_tokens.expand(len(x), -1, -1), x], dim=1)
+        if self.norm_pre is not None:
+            x = self.norm_pre(x)
         for number, block in enumerate(list(self.blocks)[: self.config.depth + 1 + layer]):
             x = block(x, None if keep is None else keep[number])
         if layer == -1:
             x = self.norm(x)
-        prefix = 1 + self.config.registers
-        registers = x[:, 1:prefix] if self.config.registers else None
-        return Features(x[:, 0], registers, x[:, prefix:])
+        prefix = lead + self.config.registers
+        registers = x[:, lead:prefix] if self.config.registers else None
+        if self.head is None:
+            return Features(x[:, 0], registers, x[:, prefix:])
+        patches = x[:, prefix:]
+        return Features(self.head(patches if layer == -1 else self.norm(patches)), registers, patches)
 
     def embed(self, images: Float[Tensor, "B 3 H W"], height: int, width: int) -> Float[Tensor, "B N D"]:
         """The patch convolution as one matrix product: its stride is its size, and on CPU this is faster."""
@@ -212,12 +337,26 @@ class VisionEncoder(nn.Module):
 
     def positions(self, height: int, width: int) -> Float[Tensor, "1 tokens D"]:
         """Position embeddings for a grid of patches, bicubic where it is not the trained one."""
-        grid = self.config.grid
+        grid, lead = self.config.grid, self.config.lead
         if (height, width) == (grid, grid):
             return self.pos_embed
-        square = self.pos_embed[:, 1:].reshape(1, grid, grid, -1).permute(0, 3, 1, 2)
+        square = self.pos_embed[:, lead:].reshape(1, grid, grid, -1).permute(0, 3, 1, 2)
         resized = F.interpolate(square, size=(height, width), mode="bicubic", align_corners=False)
-        return torch.cat([self.pos_embed[:, :1], resized.flatten(2).transpose(1, 2)], dim=1)
+        return torch.cat([self.pos_embed[:, :lead], resized.flatten(2).transpose(1, 2)], dim=1)
+
+
+def _place(tensor: Tensor) -> Hashable:
+    """Where a tensor's values lie, and their version: equal for two views of the same values only.
+
+    By the storage itself rather than by its address, which is 0 for everything on the meta device.
+    """
+    storage, version = tensor.untyped_storage()._cdata, 0 if tensor.is_inference() else tensor._version
+    return (storage, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype, version)
+
+
+def _autocast(device: str) -> bool:
+    """Whether autocast is on; the meta device, where cost is counted, has none."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def init_linear(module: nn.Module, std: float) -> None:

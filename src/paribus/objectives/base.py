@@ -1,7 +1,7 @@
 """What an objective is: two cuts, ``encode`` per sample and ``loss`` across samples.
 
-The cut is what lets one loop train everything and split any batch exactly: encodings of chunks join into
-the encodings of the batch, and only ``loss`` sees samples together.
+The cut is what lets one loop train everything and split any batch exactly, over chunks and over processes:
+encodings of parts join into the encodings of the batch, and only ``loss`` sees samples together.
 """
 
 from abc import ABC, abstractmethod
@@ -9,11 +9,15 @@ from typing import ClassVar
 
 from torch import nn
 
+from paribus.encoders.text import TowerConfig
 from paribus.types import Batch, Clock, Config, Confound, Encoded, Losses, ViewSpec
 
 
 class ObjectiveConfig(Config):
     """What every objective's config says besides its own settings."""
+
+    kind: str = ""
+    """The name in the registry; every objective narrows it to its own."""
 
     departures: ClassVar[tuple[Confound, ...]] = ()
     """How the published recipe departs from the control: applied at level ``recipe`` only, and disclosed."""
@@ -21,16 +25,32 @@ class ObjectiveConfig(Config):
     published_views: ClassVar[tuple[ViewSpec, ...]] = ()
     """The crops of the published recipe."""
 
-    reads_text: ClassVar[bool] = False
-    """Whether captions are part of the supervision."""
+    least_batch: ClassVar[int] = 1
+    """The smallest batch from which there is something to learn."""
+
+    trains_encoder: ClassVar[bool] = True
+    """False if the encoder is frozen and something is aligned to it; such an arm follows another."""
 
     def views(self) -> tuple[ViewSpec, ...]:
         """The published crops, with this config's own numbers of crops."""
         return self.published_views
 
+    def tower(self) -> TowerConfig | None:
+        """The text tower, if captions are part of the supervision."""
+        return None
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether captions are part of the supervision."""
+        return self.tower() is not None
+
+    def recipe(self) -> tuple[Confound, ...]:
+        """All departures of this config's published recipe."""
+        return self.departures
+
 
 class Objective(nn.Module, ABC):
-    """A supervision signal on an encoder. It knows nothing of loops, optimisers or data."""
+    """A supervision signal on an encoder. It knows nothing of loops, optimisers, processes or data."""
 
     additive: bool = False
     """True if ``loss`` is a mean over independent terms, so that chunks simply add up."""
@@ -47,16 +67,42 @@ class Objective(nn.Module, ABC):
     def encoder(self) -> nn.Module:
         """The weights to ship."""
 
+    def joint_space(self) -> nn.Module | None:
+        """Text tower and projections, to be kept beside the encoder, where pictures are told in words."""
+        return None
+
     def terms(self, batch: Batch) -> int:
         """How many terms an additive loss averages over in this batch."""
         return len(batch)
 
+    def looks(self) -> dict[tuple[str, str], float]:
+        """(network, view) -> forwards of a full-size image for one sample, counted by tokens.
+
+        Two objectives on one encoder that both look at a view with network ``encoder`` share the forward.
+        """
+        return {}
+
     def image_forwards(self) -> float:
         """Full-size image forwards through an encoder for one sample, counted by tokens."""
-        return 1.0
+        return sum(self.looks().values())
+
+    def phases(self) -> tuple[float, ...]:
+        """Fractions of the budget at which the work for a sample changes, 0 first."""
+        return (0.0,)
+
+    def join(self) -> None:
+        """Called once, before the first step that this objective takes part in.
+
+        Others may have trained the encoder until then.
+        """
+
+    def begin_step(self, clock: Clock) -> None:
+        """Before anything of a step is encoded."""
+        del clock
 
     def before_step(self, clock: Clock) -> None:
         """Between backward and the optimiser's step: the place to freeze what must not move yet."""
+        del clock
 
     def after_step(self, clock: Clock) -> None:
         """After the optimiser's step: EMA teachers, centres, clamps."""

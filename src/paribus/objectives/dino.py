@@ -16,21 +16,22 @@ layer is never stored per sample.
 import copy
 from typing import ClassVar, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import Field
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from paribus.encoders.text import Material
 from paribus.encoders.vision import VisionEncoder, init_linear, widen
 from paribus.objectives.base import Objective, ObjectiveConfig
-from paribus.rng import stream, torch_seed, uniforms
+from paribus.objectives.residuals import keep_residuals
+from paribus.rng import torch_seed
 from paribus.types import Batch, Clock, Confound, Encoded, Losses, ViewSpec, cosine
 
 STUDENT_TEMPERATURE = 0.1
 CODE = "facebookresearch/dino main_dino.py"
+GLOBALS = ("global1", "global2")
 
 
 def dino_loss(
@@ -90,7 +91,8 @@ class Dino(Objective):
         norm_last: bool = True
         local_crops: int = Field(8, ge=0)
         local_size: float = Field(96 / 224, gt=0, le=1, description="of the encoder's image size")
-        momentum: float = Field(0.996, ge=0, le=1, description="of the teacher; cosine to 1")
+        momentum: float = Field(0.996, ge=0, le=1, description="of the teacher; cosine to final_momentum")
+        final_momentum: float = Field(1.0, ge=0, le=1, description="SILC holds the momentum where it is")
         centre_momentum: float = Field(0.9, ge=0, le=1)
         warmup_temperature: float = Field(0.04, gt=0)
         temperature: float = Field(0.07, gt=0)
@@ -127,13 +129,11 @@ class Dino(Objective):
 
     centre: Tensor
 
-    def __init__(
-        self, config: "Dino.Config", encoder: VisionEncoder, tokenizer: Tokenizer | None, seed: int
-    ) -> None:
+    def __init__(self, config: "Dino.Config", encoder: VisionEncoder, material: Material, seed: int) -> None:
         super().__init__()
-        del tokenizer
+        del material
         self.config, self.student = config, encoder
-        with torch_seed(seed, "heads"):
+        with torch_seed(seed, "heads", "dino"):
             self.head = Head(
                 encoder.config.width, config.hidden, config.bottleneck, config.out, config.norm_last
             )
@@ -144,33 +144,19 @@ class Dino(Objective):
 
     def encode(self, batch: Batch) -> Encoded:
         """Bottlenecks of ``student`` ``[B V 256]`` (globals first) and ``teacher`` ``[B 2 256]``."""
-        crops = torch.cat([batch.views["global1"], batch.views["global2"]], dim=1)
-        student = [self._student(crops, batch, "global")]
-        if "local" in batch.views:
-            student.append(self._student(batch.views["local"], batch, "local"))
+        student = [self._student(batch, name) for name in (*GLOBALS, "local") if name in batch.views]
         with torch.no_grad():
-            teacher = self.teacher_head(self.teacher(crops.flatten(0, 1)).cls).unflatten(0, crops.shape[:2])
-        return {"student": torch.cat(student, dim=1), "teacher": teacher}
+            teacher = [self.teacher_head(self.teacher(batch.views[name][:, 0]).cls) for name in GLOBALS]
+        return {"student": torch.cat(student, dim=1), "teacher": torch.stack(teacher, dim=1)}
 
-    def _student(
-        self, views: Float[Tensor, "B V 3 H W"], batch: Batch, name: str
-    ) -> Float[Tensor, "B V bottleneck"]:
-        keep = self._keep(batch, name, views.shape[1])
-        encoded = self.student(views.flatten(0, 1), keep=keep).cls
+    def _student(self, batch: Batch, name: str) -> Float[Tensor, "B V bottleneck"]:
+        views, config = batch.views[name], self.config
+        flat = views.flatten(0, 1)
+        depth = self.student.config.depth
+        keep = keep_residuals(batch, name, views.shape[1], depth, config.drop_path, flat)
+        encoded = self.student(flat, keep=keep).cls
         out: Tensor = self.head(encoded).unflatten(0, views.shape[:2])
         return out
-
-    def _keep(self, batch: Batch, name: str, views: int) -> Float[Tensor, "depth rows 2"] | None:
-        """Stochastic depth, rising linearly over the blocks; keyed by sample, so no chunking changes it."""
-        if not self.config.drop_path:
-            return None
-        depth = self.student.config.depth
-        draws = uniforms(stream(batch.seed, "drop-path", name), batch.ids, views * depth * 2)
-        rate = np.linspace(0.0, self.config.drop_path, depth)[:, None, None]
-        chance = draws.reshape(len(batch) * views, depth, 2).transpose(1, 0, 2)
-        keep = (chance >= rate) / (1.0 - rate)
-        parameter = next(self.student.parameters())
-        return torch.from_numpy(keep).to(parameter.device, parameter.dtype)
 
     def loss(self, encoded: Encoded, clock: Clock) -> Losses:
         """Distil; remember the teacher's mean output for the centre."""
@@ -200,17 +186,28 @@ class Dino(Objective):
     @torch.no_grad()
     def after_step(self, clock: Clock) -> None:
         """Move the teacher towards the student, and the centre towards the batch's."""
-        momentum = cosine(self.config.momentum, 1.0, clock.fraction)
+        momentum = cosine(self.config.momentum, self.config.final_momentum, clock.fraction)
         pairs = [(self.teacher, self.student), (self.teacher_head, self.head)]
         for slow, fast in pairs:
             torch._foreach_lerp_(list(slow.parameters()), list(fast.parameters()), 1.0 - momentum)
         self.centre.lerp_(self.batch_centre, 1.0 - self.config.centre_momentum)
 
-    def image_forwards(self) -> float:
-        """Two student and two teacher globals, and the locals by their share of tokens."""
-        encoder = self.student.config
-        local = encoder.tokens(round(self.config.local_size * encoder.image_size))
-        return 4.0 + self.config.local_crops * local / encoder.tokens(encoder.image_size)
+    def join(self) -> None:
+        """The teacher begins as a copy of the encoder as it now is."""
+        self.teacher.load_state_dict(self.student.state_dict())
+
+    def looks(self) -> dict[tuple[str, str], float]:
+        """Student and teacher on both globals, and the student on the locals by their share of tokens.
+
+        Stochastic depth makes the student another network than the bare encoder.
+        """
+        encoder, config = self.student.config, self.config
+        student = "student" if config.drop_path else "encoder"
+        found = {(network, name): 1.0 for network in (student, "teacher") for name in GLOBALS}
+        if config.local_crops:
+            local = encoder.tokens(round(config.local_size * encoder.image_size))
+            found[student, "local"] = config.local_crops * local / encoder.tokens(encoder.image_size)
+        return found
 
     def encoder(self) -> VisionEncoder:
         """The teacher: DINO evaluates the EMA weights."""

@@ -11,6 +11,7 @@ from paribus.study.study import Arm, Study
 from paribus.types import Confound, Runtime, ViewSpec
 
 MEASURED = {
+    "pictures": "digest of every picture",
     "data": "digest of every picture and caption",
     "order": "digest of the sample order really consumed",
     "start": "digest of the encoder's weights at step 0",
@@ -19,8 +20,11 @@ MEASURED = {
 }
 """What must agree between arms, as each run recorded it."""
 
-TREATED = ("objective", "words")
-"""Settings that are the treatment itself: the objective, and whether it reads captions."""
+TREATED = ("objective", "text", "after")
+"""Settings that are the treatment itself: the objective, its text tower's material, the arm it follows."""
+
+FEWER = ("samples", "order")
+"""What differs at level ``compute`` by its definition."""
 
 INTRINSIC = "the crops are part of the objective's recipe"
 
@@ -83,15 +87,19 @@ def _declared(study: Study, arms: list[Arm], rows: list[LedgerRow]) -> list[str]
 
 
 def _settings(arm: Arm) -> dict[str, Any]:
-    identity: dict[str, Any] = arm.encoder.model_dump(mode="json", exclude={"infra", "corpus", "words"})
-    corpus = arm.encoder.corpus.model_dump(mode="json", exclude={"infra"})
-    words = "none" if arm.encoder.words is None else "BPE trained on the captions"
+    encoder = arm.encoder
+    hidden = {"infra", "corpus", "text", "after"}
+    identity: dict[str, Any] = encoder.model_dump(mode="json", exclude=hidden)
+    corpus = encoder.corpus.model_dump(mode="json", exclude={"infra"})
+    text = "none" if encoder.text is None else encoder.text.describe()
+    after = "none" if encoder.after is None else encoder.after.address()
     data = {**corpus.pop("source"), **corpus}
-    return {"data": data, "words": words, **identity}
+    return {"data": data, "text": text, "after": after, **identity}
 
 
 def _row(study: Study, path: str, values: dict[str, str], arms: list[Arm]) -> LedgerRow:
-    if path.startswith(TREATED):
+    told = path == "captions" and any(arm.captions for arm in study.arms.values())
+    if (told or path.startswith(TREATED)) and len(set(values.values())) > 1:
         because = "; ".join(f"{arm.name}: {arm.because}" for arm in arms) if path == "objective.kind" else ""
         return LedgerRow(path=path, role="treatment", values=values, why=because)
     if len(set(values.values())) == 1:
@@ -128,16 +136,42 @@ def _measured(study: Study, arms: list[Arm], runtime: Runtime, rows: list[Ledger
             records[arm.name] = record
     for field, why in MEASURED.items():
         values = {name: str(getattr(record, field)) for name, record in records.items()}
-        agrees = len(set(values.values())) <= 1 or (field, study.control.level) in {
-            ("samples", "compute"),
-            ("order", "compute"),
-        }
+        agrees = _agree(study, arms, records, field)
         rows.append(
             LedgerRow(path=f"{field} (seed {seed})", role="measured", values=values, why=why, agrees=agrees)
         )
         if not agrees:
             faults.append(f"{field} (seed {seed}) differs between arms: {_spell(values)}")
     return faults
+
+
+def _agree(study: Study, arms: list[Arm], records: dict[str, PretrainRecord], field: str) -> bool:
+    """Whether arms that must agree on a measured field do.
+
+    They must unless what they are declared to differ in implies that they cannot: other captions are other
+    data, another architecture has other weights, and an arm that follows another begins where that ended.
+    """
+    if study.control.level == "compute" and field in FEWER:
+        return True
+    groups: dict[str, set[str]] = {}
+    for arm in arms:
+        if arm.name not in records:
+            continue
+        value, encoder = str(getattr(records[arm.name], field)), arm.encoder
+        follows = study.arms[arm.name].after
+        if field == "start" and follows is not None:
+            if follows in records and records[follows].end != value:
+                return False
+            continue
+        implied = {
+            "data": encoder.captions,
+            "start": encoder.encoder.model_dump_json(),
+            "encoder_parameters": encoder.encoder.model_dump_json(),
+            "samples": encoder.budget.model_dump_json(),
+            "order": encoder.budget.model_dump_json(),
+        }
+        groups.setdefault(implied.get(field, ""), set()).add(value)
+    return all(len(values) == 1 for values in groups.values())
 
 
 def _stored(study: Study, runtime: Runtime) -> list[str]:

@@ -3,7 +3,6 @@
 import importlib.metadata
 import os
 import platform
-from itertools import combinations
 
 import numpy as np
 import torch
@@ -27,7 +26,9 @@ def collect(study: Study, name: str, runtime: Runtime) -> Results:
     """Gather what every stage recorded; all stages must have run."""
     branches = study.branches()
     corpus = study.corpus.run(runtime)
-    differences = _probe_differences(study, branches, runtime) + _compared(study, runtime)
+    differences = (_probe_differences(study, branches, runtime) if branches else []) + _compared(
+        study, runtime
+    )
     measures = _measures(branches, runtime)
     asked, paired = _answers(study, branches, runtime)
     differences += paired
@@ -54,7 +55,7 @@ def collect(study: Study, name: str, runtime: Runtime) -> Results:
         curves=_curves(study, branches, runtime),
         gallery=gallery,
         mined=counts,
-        attributions=corpus.attributions,
+        attributions=getattr(corpus, "attributions", []),
         environment=environment(runtime),
     )
 
@@ -133,11 +134,13 @@ def _probe_measure(branch: Branch, result: ProbeResult) -> Measure:
 
 def _probe_differences(study: Study, branches: list[Branch], runtime: Runtime) -> list[Difference]:
     """Paired by picture, resampled by concept, for every two arms of a seed."""
-    arms = [(branch, branch.probe) for branch in branches if branch.name in study.arms and branch.probe]
+    probed = {(branch.name, branch.seed): branch for branch in branches if branch.probe is not None}
     out = []
-    for (one, first), (other, second) in combinations(arms, 2):
-        if one.seed == other.seed:
-            out += _paired_probes(one, first, other, second, runtime)
+    for seed in study.seeds:
+        for one, other in study.pairs():
+            a, b = probed.get((one, seed)), probed.get((other, seed))
+            if a and b and a.probe and b.probe:
+                out += _paired_probes(a, a.probe, b, b.probe, runtime)
     return out
 
 
@@ -189,6 +192,7 @@ def _answers(
     """VLM scores of all branches; differences between arms only."""
     measures: list[Measure] = []
     differences: list[Difference] = []
+    wanted = [set(pair) for pair in study.pairs()]
     for seed in study.seeds:
         opened = {
             branch.name: branch.answer.open(runtime)
@@ -200,7 +204,7 @@ def _answers(
         questions = next(iter(opened.values()))[0]
         found, paired = summarise({name: correct for name, (_, correct) in opened.items()}, questions, seed)
         measures += found
-        differences += [row for row in paired if {row.arm, row.other} <= set(study.arms)]
+        differences += [row for row in paired if {row.arm, row.other} in wanted]
     return measures, differences
 
 
@@ -254,20 +258,18 @@ def _curves(study: Study, branches: list[Branch], runtime: Runtime) -> list[Curv
 
 
 def _series(arm: str, seed: int, stage: str, history: list[dict[str, float]]) -> list[Curve]:
-    """Each logged number over samples seen, thinned by averaging neighbouring steps."""
-    if not history:
-        return []
-    names = [name for name in history[0] if name not in ("seen", "lr")]
-    parts = np.array_split(np.arange(len(history)), min(CURVE_POINTS, len(history)))
-    seen = [round(history[part[-1]]["seen"]) for part in parts]
-    return [
-        Curve(
-            arm=arm,
-            stage=stage,
-            name=name,
-            seed=seed,
-            seen=seen,
-            values=[float(np.mean([history[step][name] for step in part])) for part in parts],
-        )
-        for name in names
-    ]
+    """Each logged number over samples seen, thinned by averaging; a part that joins late begins late."""
+    names = dict.fromkeys(name for line in history for name in line if name not in ("seen", "lr"))
+    return [_curve(arm, seed, stage, name, [line for line in history if name in line]) for name in names]
+
+
+def _curve(arm: str, seed: int, stage: str, name: str, lines: list[dict[str, float]]) -> Curve:
+    parts = np.array_split(np.arange(len(lines)), min(CURVE_POINTS, len(lines)))
+    return Curve(
+        arm=arm,
+        stage=stage,
+        name=name,
+        seed=seed,
+        seen=[round(lines[part[-1]]["seen"]) for part in parts],
+        values=[float(np.mean([lines[step][name] for step in part])) for part in parts],
+    )

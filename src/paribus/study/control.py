@@ -10,6 +10,7 @@ from paribus.encoders.vision import EncoderConfig
 from paribus.errors import UserError
 from paribus.objectives import AnyObjective
 from paribus.objectives.base import ObjectiveConfig
+from paribus.study.corpora import AnySource
 from paribus.types import Budget, Config, Confound, Recipe, ViewSpec
 from paribus.vlm.language import LanguageConfig
 from paribus.vqa.glyphqa import GlyphQAConfig
@@ -23,7 +24,7 @@ GEOMETRY = ("name", "count", "size", "scale")
 class Data(Config):
     """Where the pictures come from and what their captions mention."""
 
-    source: GlyphsConfig = GlyphsConfig()
+    source: AnySource = GlyphsConfig()
     captions: str = "thing"
     vocabulary: int = Field(4096, ge=300, description="of the BPE tokenizer trained on the captions")
 
@@ -55,6 +56,9 @@ class Control(Config):
     )
     precision: Literal["bf16", "fp32"] = "bf16"
     level: Level = "recipe"
+    measured_on: GlyphsConfig | None = Field(
+        None, description="the corpus of all measures; None: the training source, if it is glyphs"
+    )
     vlm: VisionLanguageConfig = VisionLanguageConfig()
 
 
@@ -63,6 +67,8 @@ class Treatment(Config):
 
     objective: AnyObjective
     because: str = Field(min_length=1)
+    after: str | None = Field(None, description="the arm whose trained encoder this one begins with")
+    captions: str | None = Field(None, description="what this arm's captions mention, where that is treated")
     confounds: tuple[Confound, ...] = ()
 
 
@@ -90,7 +96,7 @@ def arm_views(objective: ObjectiveConfig, control: Control) -> tuple[ViewSpec, .
 
 def arm_confounds(treatment: Treatment, control: Control) -> tuple[Confound, ...]:
     """All declared departures of an arm at the control's level; the study's own come last and win."""
-    published = () if control.level == "strict" else treatment.objective.departures
+    published = () if control.level == "strict" else treatment.objective.recipe()
     by_path = {confound.path: confound for confound in (*published, *treatment.confounds)}
     return tuple(by_path.values())
 

@@ -15,8 +15,9 @@ from paribus.encoders.text import load_tokenizer, save_tokenizer, train_tokenize
 from paribus.encoders.vision import load_weights, save_weights, weights_digest
 from paribus.files import whole_file, write_json
 from paribus.progress import progress
+from paribus.study.corpora import Corpus, fetched_art
 from paribus.study.stage import CHECKPOINTS, Stage, Training
-from paribus.study.stages import AnyEncoder, Corpus, fetched_art
+from paribus.study.stages import AnyEncoder
 from paribus.train.loop import Batches, fit
 from paribus.types import Budget, Config, Recipe, Runtime, ViewSpec
 from paribus.vlm.connector import ConnectorConfig, MLPConnector

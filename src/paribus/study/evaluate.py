@@ -32,11 +32,11 @@ from paribus.probes.linear import Grid, Setting, fit_grid
 from paribus.progress import progress
 from paribus.results import Difference, GalleryItem, Measure
 from paribus.stats import Estimate
+from paribus.study.corpora import ALL, Corpus, Split, fetched_art
 from paribus.study.stage import Stage
-from paribus.study.stages import Corpus, Pretrain, Split, Untrained, fetched_art
+from paribus.study.stages import Pretrain, Untrained
 from paribus.types import Config, Runtime, ViewSpec
 
-ALL: tuple[Split, ...] = ("train", "redraw", "test")
 PLAIN = ViewSpec(name="plain")
 SYMBOLS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 INKS = (("black", "white"), ("white", "blue"), ("red", "white"))

@@ -1,19 +1,15 @@
-"""The stages of a study up to its encoders: corpus, words, pre-training, and the untrained baseline."""
+"""The stages that make encoders: pre-training, and the untrained baseline."""
 
-import functools
-from collections.abc import Sequence
+import logging
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Optional
 
 import numpy as np
 import torch
 from pydantic import Field
-from tokenizers import Tokenizer
 
-from paribus.data import art as art_module
-from paribus.data import glyphs
 from paribus.data.loader import Loader
-from paribus.encoders.text import load_tokenizer, save_tokenizer, train_tokenizer
+from paribus.encoders.text import Material, Tower
 from paribus.encoders.vision import (
     EncoderConfig,
     VisionEncoder,
@@ -22,110 +18,25 @@ from paribus.encoders.vision import (
     weights_digest,
 )
 from paribus.errors import UserError
-from paribus.files import sha256, write_json
+from paribus.files import write_json
 from paribus.objectives import AnyObjective, build_objective
 from paribus.objectives.base import Objective
-from paribus.results import Attribution
+from paribus.study.corpora import AnyCorpus
 from paribus.study.stage import CHECKPOINTS, Stage, Training
+from paribus.study.texts import AnyText
 from paribus.train.cost import peak_memory_mb, training_flops
 from paribus.train.loop import fit
 from paribus.train.optim import trainable
-from paribus.types import Batch, Budget, Config, Recipe, Runtime, ViewSpec
+from paribus.types import Batch, Budget, Config, Recipe, Runtime, Source, ViewSpec
 
-Split = Literal["train", "redraw", "test"]
-
-
-def art_folder(runtime: Runtime) -> Path:
-    """Where third-party art lies."""
-    return runtime.cache / "art"
-
-
-def fetched_art(runtime: Runtime) -> Path:
-    """The art folder, once every package in it is there and is what was pinned.
-
-    Raises:
-        UserError: a package differs from its pin, or cannot be fetched.
-    """
-    return _fetched(art_folder(runtime))
-
-
-@functools.cache
-def _fetched(folder: Path) -> Path:
-    """Once a process: to read all the art takes half a second, and several stages draw from it."""
-    art_module.fetch(folder)
-    return folder
-
-
-PINS_DIGEST = sha256(art_module.PINS)[:16]
-
-
-class CorpusRecord(Config):
-    """What was built."""
-
-    digest: str
-    counts: dict[str, int]
-    attributions: list[Attribution]
-
-
-class Corpus(Stage[CorpusRecord]):
-    """The pictures, drawn once at the study's resolution."""
-
-    name: ClassVar[str] = "corpus"
-    version: int = 1
-    source: glyphs.GlyphsConfig
-    art: str = Field(PINS_DIGEST, description="digest of the pins: other art is another corpus")
-
-    def compute(self, folder: Path, runtime: Runtime) -> CorpusRecord:
-        """Fetch the art if need be, verify it, draw everything."""
-        built = folder / "glyphs"
-        glyphs.build(self.source, fetched_art(runtime), built, runtime.workers)
-        meta = glyphs.verify(built)
-        columns = self.open(runtime, ("train", "redraw", "test")).columns
-        parts, counts = np.unique(columns["split"], return_counts=True)
-        return CorpusRecord(
-            digest=meta.digest,
-            counts={str(part): int(count) for part, count in zip(parts, counts, strict=True)},
-            attributions=meta.attributions,
-        )
-
-    def open(
-        self, runtime: Runtime, splits: Sequence[Split] = ("train",), captions: str = "thing"
-    ) -> glyphs.Glyphs:
-        """The corpus as a source."""
-        return glyphs.Glyphs(self.folder(runtime) / "glyphs", splits=tuple(splits), captions=captions)
-
-
-class TokenizerRecord(Config):
-    """What was trained."""
-
-    vocabulary: int
-
-
-class Words(Stage[TokenizerRecord]):
-    """A BPE tokenizer trained on the training captions."""
-
-    name: ClassVar[str] = "words"
-    version: int = 1
-    corpus: Corpus
-    captions: str
-    vocabulary: int
-
-    def compute(self, folder: Path, runtime: Runtime) -> TokenizerRecord:
-        """Train and save it."""
-        source = self.corpus.open(runtime, captions=self.captions)
-        tokenizer = train_tokenizer((source[index].text for index in range(len(source))), self.vocabulary)
-        save_tokenizer(tokenizer, folder / "tokenizer.json")
-        return TokenizerRecord(vocabulary=tokenizer.get_vocab_size())
-
-    def open(self, runtime: Runtime) -> Tokenizer:
-        """The tokenizer."""
-        return load_tokenizer(self.folder(runtime) / "tokenizer.json")
+logger = logging.getLogger(__name__)
 
 
 class PretrainRecord(Config):
     """What the control is audited by, and what the arm cost."""
 
-    data: str = Field(description="digest of the data")
+    data: str = Field(description="digest of pictures and captions")
+    pictures: str = Field(description="digest of the pictures alone")
     order: str = Field(description="digest of the sample order really consumed")
     start: str = Field(description="digest of the encoder's weights at step 0")
     end: str = Field(description="digest of the shipped encoder's weights")
@@ -134,6 +45,8 @@ class PretrainRecord(Config):
     flops_per_sample: float
     image_forwards: float = Field(description="per sample")
     trainable_parameters: int
+    trainable: list[str] = Field(description="tensors that moved")
+    frozen: list[str] = Field(description="tensors of towers that did not")
     encoder_parameters: int
     seconds: float
     peak_memory_mb: float
@@ -144,12 +57,13 @@ class Pretrain(Training[PretrainRecord]):
 
     name: ClassVar[str] = "pretrain"
     kind: Literal["pretrain"] = "pretrain"
-    version: int = 1
-    corpus: Corpus
+    version: int = 2
+    corpus: AnyCorpus
     captions: str
-    words: Words | None
+    text: AnyText | None = Field(None, description="what the text tower is built from")
     encoder: EncoderConfig
     objective: AnyObjective
+    after: Optional["Pretrain"] = Field(None, description="the run whose encoder this one begins with")
     recipe: Recipe
     views: tuple[ViewSpec, ...]
     budget: Budget
@@ -162,9 +76,11 @@ class Pretrain(Training[PretrainRecord]):
         if len(source) < 1:
             raise UserError("The corpus has no training sample: build it again with more of its parts.")
         loader = self._loader(source, runtime)
-        encoder = VisionEncoder(self.encoder, self.seed)
+        encoder = self._start(runtime)
         start = weights_digest(encoder)
-        objective = self._objective(encoder, runtime).to(runtime.torch_device)
+        material = Material() if self.text is None else self.text.material(runtime)
+        objective = build_objective(self.objective, encoder, material, self.seed).to(runtime.torch_device)
+        moving, frozen = moved(objective)
         flops = training_flops(objective, loader.make(0)[:4].to(runtime.torch_device))
         result = fit(
             objective,
@@ -178,9 +94,13 @@ class Pretrain(Training[PretrainRecord]):
         )
         shipped = objective.encoder()
         save_weights(shipped, folder / "encoder.safetensors")
+        joint = objective.joint_space()
+        if joint is not None:
+            save_weights(joint, folder / "joint.safetensors")
         write_json(folder / "history.json", result.history)
         return PretrainRecord(
             data=source.digest,
+            pictures=source.pictures,
             order=result.order,
             start=start,
             end=weights_digest(shipped),
@@ -189,6 +109,8 @@ class Pretrain(Training[PretrainRecord]):
             flops_per_sample=flops,
             image_forwards=objective.image_forwards(),
             trainable_parameters=sum(p.numel() for p in trainable(objective).values()),
+            trainable=moving,
+            frozen=frozen,
             encoder_parameters=sum(p.numel() for p in shipped.parameters()),
             seconds=round(result.seconds, 1),
             peak_memory_mb=round(peak_memory_mb(), 1),
@@ -198,11 +120,13 @@ class Pretrain(Training[PretrainRecord]):
         """Names the objective, so that a person can tell folders apart."""
         return f"{self.name}-{self.objective.kind}"
 
-    def _objective(self, encoder: VisionEncoder, runtime: Runtime) -> Objective:
-        tokenizer = None if self.words is None else self.words.open(runtime)
-        return build_objective(self.objective, encoder, tokenizer, self.seed)
+    def _start(self, runtime: Runtime) -> VisionEncoder:
+        """The encoder at step 0: fresh, or as another run left it."""
+        if self.after is None:
+            return VisionEncoder(self.encoder, self.seed)
+        return self.after.open(runtime)
 
-    def _loader(self, source: glyphs.Glyphs, runtime: Runtime) -> Loader:
+    def _loader(self, source: Source, runtime: Runtime) -> Loader:
         return Loader(
             source,
             self.views,
@@ -213,24 +137,57 @@ class Pretrain(Training[PretrainRecord]):
         )
 
     def flops(self) -> float:
-        """Counted on meta tensors: no memory, no data."""
-        tokenizer = train_tokenizer(["a picture of a thing"], 300) if self.objective.reads_text else None
+        """Counted on meta tensors: no memory, no data, no weights; captions of an assumed length."""
         with torch.device("meta"):
-            objective = build_objective(
-                self.objective, VisionEncoder(self.encoder, self.seed), tokenizer, self.seed
-            )
+            encoder = VisionEncoder(self.encoder, self.seed)
+            objective = build_objective(self.objective, encoder, Material(), self.seed)
             views = {
                 view.name: torch.empty(2, view.count, 3, *[round(view.size * self.encoder.image_size)] * 2)
                 for view in self.views
             }
-        batch = Batch(np.arange(2, dtype=np.uint64), views, ["a picture of a thing"] * 2, [""] * 2)
-        return training_flops(objective, batch) * self.budget.steps * self.budget.batch
+            batch = Batch(np.arange(2, dtype=np.uint64), views, [ASSUMED_CAPTION] * 2, [""] * 2)
+            counted = training_flops(objective, batch)
+        return counted * self.budget.steps * self.budget.batch
 
     def open(self, runtime: Runtime) -> VisionEncoder:
         """The trained encoder."""
         encoder = VisionEncoder(self.encoder, self.seed)
         load_weights(encoder, self.folder(runtime) / "encoder.safetensors")
         return encoder
+
+
+ASSUMED_CAPTION = "a picture of a thing, and what is said of it"
+"""As long as captions are about: what costs are predicted with before any was read."""
+
+
+def moved(objective: Objective) -> tuple[list[str], list[str]]:
+    """Names of the tensors that train and of those that were frozen; says so if a tower is partly frozen.
+
+    Copies that never train by design, such as an EMA teacher, are left out of the second.
+    """
+    moving = list(trainable(objective))
+    towers = [(name, tower) for name, tower in objective.named_modules() if isinstance(tower, Tower)]
+    frozen = [
+        f"{name}.{part}"
+        for name, tower in towers
+        for part, parameter in tower.named_parameters()
+        if not parameter.requires_grad
+    ]
+    if frozen:
+        held = len(frozen)
+        total = sum(len(list(tower.parameters())) for _, tower in towers)
+        logger.info("the text tower has %d of %d tensors frozen: %s", held, total, grouped(frozen))
+    return moving, frozen
+
+
+def grouped(names: list[str]) -> str:
+    """Names of tensors by the module they stand in, each once, down to the numbered layer."""
+    found: dict[str, None] = {}
+    for name in names:
+        words = name.split(".")
+        place = next((index for index, word in enumerate(words) if word.isdigit()), len(words) - 2)
+        found[".".join(words[: place + 1])] = None
+    return ", ".join(found)
 
 
 class UntrainedRecord(Config):

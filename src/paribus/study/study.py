@@ -18,10 +18,12 @@ from paribus.study.control import (
     depart,
     one_sentence,
 )
+from paribus.study.corpora import Corpus, Shards, corpus_of
 from paribus.study.downstream import Align, Answer, Instruct, Language, Questions
 from paribus.study.evaluate import Compare, Embedding, Extract, Histogram, Probe
 from paribus.study.stage import AnyStage, Stage
-from paribus.study.stages import Corpus, Pretrain, Untrained, Words
+from paribus.study.stages import Pretrain, Untrained
+from paribus.study.texts import text_stage
 from paribus.types import Config, Confound
 
 Baseline = Literal["untrained", "colour-histogram"]
@@ -65,34 +67,82 @@ class Study(Config):
     baselines: tuple[Baseline, ...] = ()
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     measure: tuple[Measured, ...] = ("probes", "embedding", "disagreement", "vqa")
+    reference: str | None = Field(
+        None, description="the arm that the others are compared with; None: every two arms are"
+    )
     margin: float = Field(0.03, gt=0, description="equivalence margin for 'similar accuracy'")
     grid: Grid = Grid()
 
     @property
-    def corpus(self) -> Corpus:
+    def corpus(self) -> Corpus | Shards:
         """The data of all arms."""
-        return Corpus(source=self.control.data.source)
+        return corpus_of(self.control.data.source)
+
+    @property
+    def measured_on(self) -> Corpus:
+        """The corpus that every measure is taken on.
+
+        Raises:
+            UserError: the arms train on data of one's own, and no such corpus is named.
+        """
+        named = self.control.measured_on
+        if named is not None:
+            return Corpus(source=named)
+        if isinstance(self.corpus, Corpus):
+            return self.corpus
+        raise UserError(
+            "control.measured_on: the measures need factors that are known; name the built-in corpus, "
+            "e.g. {kind: glyphs, size: 224}, or set measure: []."
+        )
 
     def resolve(self, seed: int) -> dict[str, Arm]:
         """All arms under one seed; they differ from the control by treatment and confounds only."""
-        return {name: self._arm(name, treatment, seed) for name, treatment in self.arms.items()}
+        arms: dict[str, Arm] = {}
+        for name in self._in_order():
+            arms[name] = self._arm(name, self.arms[name], seed, arms)
+        return {name: arms[name] for name in self.arms}
 
-    def _arm(self, name: str, treatment: Treatment, seed: int) -> Arm:
+    def _in_order(self) -> list[str]:
+        """Names of arms, those that others begin with first.
+
+        Raises:
+            UserError: an arm follows one that is not there, or itself.
+        """
+        found: list[str] = []
+        for name in self.arms:
+            chain = [name]
+            while (below := self.arms[chain[-1]].after) is not None:
+                if below not in self.arms:
+                    raise UserError(
+                        f"arms.{chain[-1]}.after: there is no arm {below!r}; "
+                        f"there are {', '.join(self.arms)}."
+                    )
+                if below in chain:
+                    raise UserError(f"arms.{chain[-1]}.after: {below} would begin with its own result.")
+                chain.append(below)
+            found += [each for each in reversed(chain) if each not in found]
+        return found
+
+    def _arm(self, name: str, treatment: Treatment, seed: int, done: dict[str, Arm]) -> Arm:
         control, objective = self.control, treatment.objective
         confounds = arm_confounds(treatment, control)
-        words = Words(corpus=self.corpus, captions=control.data.captions, vocabulary=control.data.vocabulary)
+        captions = treatment.captions or control.data.captions
+        text = text_stage(
+            objective.tower(), self.corpus, captions, control.data.captions, control.data.vocabulary
+        )
         settings = {
             "recipe": control.recipe.model_dump(mode="json"),
             "budget": control.budget.model_dump(mode="json"),
+            "encoder": control.encoder.model_dump(mode="json"),
             "views": [view.model_dump(mode="json") for view in arm_views(objective, control)],
         }
         try:
             encoder = Pretrain(
                 corpus=self.corpus,
-                captions=control.data.captions,
-                words=words if objective.reads_text else None,
-                encoder=control.encoder,
+                captions=captions,
+                text=text,
                 objective=objective,
+                after=None if treatment.after is None else done[treatment.after].encoder,
                 precision=control.precision,
                 seed=seed,
                 **depart(settings, confounds, name),
@@ -102,24 +152,23 @@ class Study(Config):
         return Arm(name, seed, treatment.because, encoder, confounds)
 
     def at_equal_compute(self, arms: dict[str, Arm]) -> dict[str, Arm]:
-        """At level ``compute``, dearer arms see fewer samples, so that all spend the cheapest arm's FLOPs."""
+        """At level ``compute``, dearer arms see fewer samples, so that all spend the cheapest arm's FLOPs.
+
+        An arm that begins with another's encoder is no competitor for the same budget: it keeps its samples.
+        """
         if self.control.level != "compute":
             return arms
-        flops = {name: arm.encoder.flops() for name, arm in arms.items()}
+        flops = {name: arm.encoder.flops() for name, arm in arms.items() if arm.encoder.after is None}
         least = min(flops.values())
-        out = {}
-        for name, arm in arms.items():
-            budget = arm.encoder.budget
-            steps = max(1, round(budget.steps * least / flops[name]))
-            if steps == budget.steps:
-                out[name] = arm
-                continue
-            fewer = budget.model_copy(update={"samples": steps * budget.batch})
-            why = f"equal training FLOPs ({least:.3g}) instead of equal samples"
-            confound = Confound(path="budget.samples", value=fewer.samples, why=why, source="level compute")
-            encoder = arm.encoder.changed(budget=fewer)
-            out[name] = arm._replace(encoder=encoder, confounds=(*arm.confounds, confound))
-        return out
+        out: dict[str, Arm] = {}
+        for name in self._in_order():
+            follows = self.arms[name].after
+            if follows is None:
+                out[name] = _cut(arms[name], least / flops[name], least)
+            else:
+                encoder = arms[name].encoder.changed(after=out[follows].encoder)
+                out[name] = arms[name]._replace(encoder=encoder)
+        return {name: out[name] for name in arms}
 
     def all_arms(self) -> list[Arm]:
         """Every arm under every seed."""
@@ -127,6 +176,8 @@ class Study(Config):
 
     def branches(self) -> list[Branch]:
         """What follows each arm and baseline."""
+        if not self.measure:
+            return []
         found = [self._branch(arm.name, arm.seed, arm.encoder) for arm in self.all_arms()]
         for seed in self.seeds:
             if "untrained" in self.baselines:
@@ -137,20 +188,26 @@ class Study(Config):
         return found
 
     def _branch(self, name: str, seed: int, encoder: Pretrain | Untrained | Histogram) -> Branch:
-        features = Extract(encoder=encoder, corpus=self.corpus, precision=self.control.precision)
+        features = Extract(encoder=encoder, corpus=self.measured_on, precision=self.control.precision)
         probe = Probe(features=features, grid=self.grid, seed=seed) if "probes" in self.measure else None
         wanted = {"embedding", "disagreement"} & set(self.measure)
         embedding = Embedding(features=features, seed=seed) if wanted else None
         sees = not isinstance(encoder, Histogram) and "vqa" in self.measure
         return Branch(name, seed, probe, embedding, self._answer(encoder, seed) if sees else None)  # type: ignore[arg-type]
 
+    @property
+    def _told(self) -> str:
+        """What the captions mention that language models are taught with."""
+        own = isinstance(self.corpus, Corpus)
+        return self.control.data.captions if own else "thing"
+
     def _answer(self, encoder: Pretrain | Untrained, seed: int) -> Answer:
         vlm, precision = self.control.vlm, self.control.precision
-        questions = Questions(corpus=self.corpus, config=vlm.questions)
+        questions = Questions(corpus=self.measured_on, config=vlm.questions)
         language = Language(
-            corpus=self.corpus,
+            corpus=self.measured_on,
             questions=questions,
-            captions=self.control.data.captions,
+            captions=self._told,
             config=vlm.language,
             budget=vlm.language_budget,
             recipe=vlm.language_recipe,
@@ -176,16 +233,24 @@ class Study(Config):
         )
         return Answer(vlm=instruct, questions=questions)
 
+    def pairs(self) -> list[tuple[str, str]]:
+        """The arms that are compared: every two, or each with the reference."""
+        if self.reference is None:
+            return list(combinations(self.arms, 2))
+        return [(self.reference, name) for name in self.arms if name != self.reference]
+
     def comparisons(self) -> list[tuple[str, str, Compare]]:
-        """Every two arms of the same seed."""
+        """The compared arms' embeddings, seed by seed."""
         if "disagreement" not in self.measure:
             return []
-        arms = [branch for branch in self.branches() if branch.name in self.arms]
-        return [
-            (one.name, other.name, Compare(a=one.embedding, b=other.embedding, seed=one.seed))
-            for one, other in combinations(arms, 2)
-            if one.seed == other.seed and one.embedding is not None and other.embedding is not None
-        ]
+        arms = {(branch.name, branch.seed): branch.embedding for branch in self.branches()}
+        found = []
+        for seed in self.seeds:
+            for one, other in self.pairs():
+                a, b = arms[one, seed], arms[other, seed]
+                if a is not None and b is not None:
+                    found.append((one, other, Compare(a=a, b=b, seed=seed)))
+        return found
 
     def stages(self) -> list[AnyStage]:
         """The ends of the graph; what they need hangs below them."""
@@ -193,6 +258,18 @@ class Study(Config):
         for branch in self.branches():
             ends += [stage for stage in branch[2:] if isinstance(stage, Stage)]
         return ends + [compare for _, _, compare in self.comparisons()]
+
+
+def _cut(arm: Arm, share: float, least: float) -> Arm:
+    """The arm with fewer samples, in whole steps, and the confound that says so."""
+    budget = arm.encoder.budget
+    steps = max(1, round(budget.steps * share))
+    if steps == budget.steps:
+        return arm
+    fewer = budget.model_copy(update={"samples": steps * budget.batch})
+    why = f"equal training FLOPs ({least:.3g}) instead of equal samples"
+    confound = Confound(path="budget.samples", value=fewer.samples, why=why, source="level compute")
+    return arm._replace(encoder=arm.encoder.changed(budget=fewer), confounds=(*arm.confounds, confound))
 
 
 def load_study(path: Path, changes: tuple[str, ...] = ()) -> Study:
@@ -245,19 +322,43 @@ def _change(content: dict[str, Any], change: str) -> None:
 
 def _check(study: Study, path: Path) -> None:
     """What types cannot say."""
-    try:
-        find_policy(study.control.data.captions)
-    except UserError as error:
-        raise UserError(f"{path}: control.data.captions: {error}") from error
+    policies = {"control.data.captions": study.control.data.captions}
+    policies |= {f"arms.{name}.captions": arm.captions for name, arm in study.arms.items() if arm.captions}
+    for place, policy in policies.items():
+        try:
+            find_policy(policy)
+        except UserError as error:
+            raise UserError(f"{path}: {place}: {error}") from error
     taken = {"untrained", "colour-histogram"} & set(study.arms)
     if taken:
         raise UserError(f"{path}: arms.{taken.pop()}: this name belongs to a baseline; choose another.")
+    if study.reference is not None and study.reference not in study.arms:
+        raise UserError(
+            f"{path}: reference: there is no arm {study.reference!r}; there are {', '.join(study.arms)}."
+        )
+    if study.measure:
+        _ = study.measured_on
     for arm in study.resolve(study.seeds[0]).values():
-        for view in arm.encoder.views:
-            size = view.size * study.control.encoder.image_size
-            patch = study.control.encoder.patch
-            if round(size) % patch:
-                raise UserError(
-                    f"{path}: arms.{arm.name}: view {view.name} is {size:g} pixels wide, which is not a "
-                    f"multiple of the patch {patch}: change its size."
-                )
+        _check_arm(study.arms[arm.name], arm, path)
+
+
+def _check_arm(treatment: Treatment, arm: Arm, path: Path) -> None:
+    where, encoder, objective = f"{path}: arms.{arm.name}", arm.encoder.encoder, arm.encoder.objective
+    if arm.encoder.budget.batch < objective.least_batch:
+        raise UserError(
+            f"{where}: a batch of {arm.encoder.budget.batch} has nothing to contrast with: "
+            f"set control.budget.batch to at least {objective.least_batch}."
+        )
+    if not objective.trains_encoder and treatment.after is None:
+        raise UserError(
+            f"{where}: this objective trains no encoder: say with after: which arm's encoder it begins with."
+        )
+    if treatment.captions and not objective.reads_text:
+        raise UserError(f"{where}.captions: this objective reads no captions: remove the key.")
+    for view in arm.encoder.views:
+        size = view.size * encoder.image_size
+        if round(size) % encoder.patch:
+            raise UserError(
+                f"{where}: view {view.name} is {size:g} pixels wide, which is not a "
+                f"multiple of the patch {encoder.patch}: change its size."
+            )

@@ -11,18 +11,30 @@ from paribus.objectives.base import Objective
 from paribus.train.split import backward
 from paribus.types import Batch, Clock
 
+PARTS = 1_000_000
+"""In how many parts a budget is cut to say when a phase begins."""
+
 
 def training_flops(objective: Objective, batch: Batch) -> float:
     """FLOPs of forward and backward for one sample, counted by torch on the given (small) batch.
 
-    Attention runs as plain matrix products while it is counted, because torch counts those on every device.
-    Gradients are dropped afterwards; the objective is unchanged.
+    Where the work changes in the course of training, the mean over the budget. Attention runs as plain matrix
+    products while it is counted, because torch counts those on every device. Gradients are dropped
+    afterwards and the state is put back.
     """
-    counter = FlopCounterMode(display=False)
-    with counter, sdpa_kernel(SDPBackend.MATH):
-        backward(objective, batch, Clock(0, 0, 1), None, "fp32")
-    objective.zero_grad(set_to_none=True)
-    return float(counter.get_total_flops()) / len(batch)
+    before = {name: value.clone() for name, value in objective.state_dict().items()}
+    starts = objective.phases()
+    total = 0.0
+    for start, end in zip(starts, (*starts[1:], 1.0), strict=True):
+        clock = Clock(0, round(start * PARTS), PARTS)
+        counter = FlopCounterMode(display=False)
+        with counter, sdpa_kernel(SDPBackend.MATH):
+            objective.begin_step(clock)
+            backward(objective, batch, clock, None, "fp32")
+        objective.zero_grad(set_to_none=True)
+        total += (end - start) * float(counter.get_total_flops()) / len(batch)
+    objective.load_state_dict(before)
+    return total
 
 
 def peak_memory_mb() -> float:

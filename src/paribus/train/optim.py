@@ -1,8 +1,11 @@
 """Parameter groups, and schedules as pure functions of the clock."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 
+from paribus.errors import UserError
 from paribus.types import Clock, Recipe, cosine
 
 
@@ -25,14 +28,38 @@ def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
     return {name: value for name, value in module.named_parameters() if value.requires_grad}
 
 
+def part_of(name: str, parts: Iterable[str]) -> str | None:
+    """The part, of those named in ``Recipe.rates``, that a parameter belongs to: a component of its path."""
+    return next((part for part in parts if part in name.split(".")), None)
+
+
 def build_optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2019); no decay on biases, norms, scales and other vectors."""
-    parameters = list(trainable(module).values())
+    """AdamW (Loshchilov and Hutter 2019); no decay on biases, norms, scales and other vectors.
+
+    Parameters of a part named in ``recipe.rates`` follow the same schedule from their own peak.
+
+    Raises:
+        UserError: a part named in ``recipe.rates`` has no trainable parameter.
+    """
+    by_part: dict[str | None, list[nn.Parameter]] = {}
+    for name, parameter in trainable(module).items():
+        by_part.setdefault(part_of(name, recipe.rates), []).append(parameter)
+    missing = set(recipe.rates) - set(by_part)
+    if missing:
+        known = sorted({word for name in trainable(module) for word in name.split(".")[:-1]})
+        raise UserError(
+            f"recipe.rates: nothing that trains is called {', '.join(sorted(missing))}; "
+            f"there are {', '.join(word for word in known if not word.isdigit())}."
+        )
     groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "decays": True},
-        {"params": [p for p in parameters if p.ndim < 2], "decays": False},
+        {"params": chosen, "decays": decays, "scale": 1.0 if part is None else recipe.rates[part] / recipe.lr}
+        for part, parameters in by_part.items()
+        for decays, chosen in (
+            (True, [p for p in parameters if p.ndim >= 2]),
+            (False, [p for p in parameters if p.ndim < 2]),
+        )
+        if chosen
     ]
-    groups = [group for group in groups if group["params"]]
     return torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, fused=True)
 
 
@@ -40,7 +67,7 @@ def set_rates(optimizer: torch.optim.Optimizer, recipe: Recipe, clock: Clock) ->
     """Write this step's learning rate and weight decay into the optimiser."""
     rate, decay = learning_rate(recipe, clock), weight_decay(recipe, clock)
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["scale"]
         group["weight_decay"] = decay if group["decays"] else 0.0
 
 

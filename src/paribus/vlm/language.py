@@ -6,6 +6,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from paribus.peers import mend_torchvision
 from paribus.rng import torch_seed
 from paribus.types import Config
 
@@ -45,6 +46,7 @@ def build_language_model(
     Weights begin with standard deviation ``hidden ** -0.5``: at these widths transformers' 0.02 leaves
     attention so flat that finding an option in the prompt is not learnt within the budget (docs/lab.md).
     """
+    mend_torchvision()
     from transformers import AutoConfig, AutoModelForCausalLM
 
     settings = AutoConfig.for_model(

@@ -1,0 +1,752 @@
+"""Webdataset tar shards (the layout of DataComp and img2dataset), read by random access.
+
+``build_index`` reads every tar once: it groups members as webdataset does (a key is the name up to its first
+dot), leaves out what cannot be trained on, and writes ``table.npy`` (``ROW``: 32 bytes a sample),
+``skipped.jsonl`` (what was left out, and why) and, last, ``meta.json``. ``Shards`` maps the table into memory
+and fetches any sample with two ``pread``. Keys are not in the table: a sample's key is read from its tar
+header, which lies before its image and whose checksum tells if the tar is another one.
+
+Pictures come as img2dataset makes them: stored rows and columns (EXIF orientation and colour profiles are
+ignored), transparency on white (rom1504/img2dataset, ``resizer.py``); grey, palette and CMYK become RGB.
+"""
+
+import codecs
+import contextlib
+import functools
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import struct
+import tarfile
+import threading
+import weakref
+import zipfile
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError
+from tqdm import tqdm
+
+from paribus.errors import UserError
+from paribus.files import disk_errors, whole_file, write_json, write_text
+from paribus.progress import progress
+from paribus.types import Config, Sample
+
+ROW = np.dtype(
+    [
+        ("start", "<u8"),  # of the image's first tar header, in the shard
+        ("caption", "<u8"),  # where the caption's bytes begin
+        ("shard", "<u4"),
+        ("head", "<u4"),  # bytes of headers before the image's: 512, more for long names
+        ("size", "<u4"),  # bytes of the image
+        ("caption_size", "<u4"),
+    ]
+)
+"""One sample in ``table.npy``."""
+
+LARGEST_IMAGE = 2**30
+"""Bytes of an image file; a larger one is left out (a ``pread`` gives at most 2 GiB)."""
+
+OPEN_FILES = 512
+"""Shards kept open: half of the usual limit of a process."""
+
+COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+"""How files begin that are not plain tars."""
+
+_COMPRESSED_NAME = re.compile(r"\.(tar\.(gz|bz2|xz|zst)|tgz|tbz2?|txz)$", re.IGNORECASE)
+_MEMBER = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
+_PARTS = ".parts"
+
+
+class Reading(Config):
+    """What is read of the tars: all that decides which samples come out."""
+
+    image: tuple[str, ...] = Field(
+        ("jpg", "jpeg", "png", "webp"), min_length=1, description="extensions; a sample's first one counts"
+    )
+    caption: str = Field("txt", min_length=1, description="extension of the caption")
+    max_caption: int = Field(2_000, gt=0, description="characters; longer captions are cut")
+    check: bool = Field(
+        True, description="decode every image while indexing, so that none can stop a run: 1.2 ms at 512 px"
+    )
+
+
+class ShardsConfig(Reading):
+    """Image-text pairs in a folder of ``*.tar``; ``root`` is where they lie, the digest what they are."""
+
+    kind: Literal["shards"] = "shards"
+    root: str = Field(min_length=1)
+    samples: int | None = Field(None, gt=0, description="declared; the index must hold as many")
+
+    @property
+    def reading(self) -> Reading:
+        """The part that decides which samples come out."""
+        return Reading(**{name: getattr(self, name) for name in Reading.model_fields})
+
+
+class Shard(Config):
+    """A tar as it was found. Times are whole seconds, which every copying program keeps."""
+
+    name: str
+    bytes: int
+    mtime: int
+
+
+class IndexMeta(Config):
+    """What an index holds; ``meta.json``.
+
+    ``digest`` is the SHA-256 over the SHA-256 of each sample's (key in the tar, image file, caption as it
+    comes out), in the order of the shards. Names and borders of shards do not enter it: the same samples in
+    the same order, cut into other shards, have the same digest and stand at the same places of ``Order``.
+    Their ``Sample.key``, which names the shard, differs then, and with it the crops that are drawn.
+    """
+
+    version: Literal[1] = 1
+    reading: Reading
+    digest: str
+    samples: int
+    left_out: dict[str, int] = Field(description="reason -> samples (or repeated members) not in the index")
+    mended: dict[str, int] = Field(description="what was mended -> captions in the index")
+    shards: tuple[Shard, ...]
+
+
+# What comes out of the bytes.
+
+
+def decode_image(blob: bytes) -> UInt8[np.ndarray, "H W 3"]:
+    """An image file as RGB: sixteen bits become eight, transparency becomes white.
+
+    Raises:
+        ValueError: OpenCV cannot decode it, or it has no colours of 8 or 16 bits.
+    """
+    try:
+        decoded: Any = cv2.imdecode(np.frombuffer(blob, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise ValueError("not a picture") from error
+    if decoded is None or decoded.dtype not in (np.uint8, np.uint16):
+        raise ValueError("not a picture")
+    if decoded.dtype == np.uint16:
+        decoded = (decoded >> 8).astype(np.uint8)
+    if decoded.ndim == 2:
+        rgb: UInt8[np.ndarray, "H W 3"] = cv2.cvtColor(decoded, cv2.COLOR_GRAY2RGB)
+    elif decoded.shape[2] == 3:
+        rgb = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
+    else:
+        rgb = _on_white(decoded)
+    return rgb
+
+
+def _on_white(bgra: UInt8[np.ndarray, "H W 4"]) -> UInt8[np.ndarray, "H W 3"]:
+    alpha = bgra[..., 3:].astype(np.float32) / 255.0
+    mixed = alpha * bgra[..., 2::-1] + (1.0 - alpha) * 255.0
+    white: UInt8[np.ndarray, "H W 3"] = np.rint(mixed).astype(np.uint8)
+    return white
+
+
+def _control_characters() -> dict[int, str | None]:
+    """Those that part words become a space; the others, NUL among them, go."""
+    codes = [*range(0x20), *range(0x7F, 0xA0)]
+    return {code: " " if chr(code).isspace() else None for code in codes}
+
+
+_CONTROL = _control_characters()
+
+
+def caption_bytes(longest: int) -> int:
+    """How much of a caption's file is read: enough for ``longest`` characters and some that go."""
+    return 16 * longest
+
+
+def clean_caption(raw: bytes, longest: int) -> tuple[str, list[str]]:
+    """The text of a caption's file (its first ``caption_bytes``), and what had to be mended.
+
+    Bytes that are not UTF-8 become U+FFFD, control characters go (line ends and tabs become spaces), then
+    the text is stripped and cut to ``longest`` code points. Every script stays as it is.
+    """
+    whole = len(raw) < caption_bytes(longest)
+    mended = []
+    try:
+        text = codecs.utf_8_decode(raw, "strict", whole)[0]
+    except UnicodeDecodeError:
+        text = codecs.utf_8_decode(raw, "replace", whole)[0]
+        mended.append("not UTF-8")
+    plain = text.removeprefix("\ufeff").translate(_CONTROL)
+    if len(plain) != len(text.removeprefix("\ufeff")):
+        mended.append("control characters")
+    plain = plain.strip()
+    if not whole or len(plain) > longest:
+        mended.append("cut")
+    return plain[:longest].rstrip(), mended
+
+
+# What is in a tar.
+
+
+class Member(NamedTuple):
+    """Where a file lies in a tar: ``head`` bytes of headers at ``start``, then ``size`` bytes."""
+
+    start: int
+    head: int
+    size: int
+
+    @property
+    def data(self) -> int:
+        """Where its bytes begin."""
+        return self.start + self.head
+
+
+def find_shards(root: Path) -> tuple[Shard, ...]:
+    """The tars of a folder in the order of their names.
+
+    Raises:
+        UserError: the folder is missing, or holds no tar, or compressed ones.
+    """
+    try:
+        paths = sorted((path for path in root.iterdir() if path.is_file()), key=lambda path: path.name)
+    except OSError as error:
+        raise UserError(
+            f"Cannot open the folder {root}: set root to the folder that holds the .tar shards."
+        ) from error
+    for path in paths:
+        if _COMPRESSED_NAME.search(path.name):
+            raise UserError(_cannot_seek(path, "compressed"))
+    tars = [path for path in paths if path.suffix == ".tar" and not path.name.startswith(".")]
+    if not tars:
+        raise UserError(f"There is no .tar in {root}: set root to the folder that holds the .tar shards.")
+    found = ((path.name, path.stat()) for path in tars)
+    return tuple(Shard(name=name, bytes=stat.st_size, mtime=int(stat.st_mtime)) for name, stat in found)
+
+
+def _cannot_seek(path: Path, how: str) -> str:
+    return (
+        f"The shard {path} is {how}, and random access needs plain tars: "
+        "uncompress it (images are compressed already)."
+    )
+
+
+def _members(path: Path) -> Iterator[tarfile.TarInfo]:
+    """All files of a tar; only a tar that is whole ends without an error."""
+    with path.open("rb") as handle:
+        start = handle.read(8)
+        for magic, how in COMPRESSED.items():
+            if start.startswith(magic):
+                raise UserError(_cannot_seek(path, f"compressed by {how}"))
+        handle.seek(0)
+        end = 0
+        try:
+            with _open_tar(handle) as tar:
+                for info in tar:
+                    end = tar.offset
+                    if info.isreg() and not info.issparse():
+                        yield info
+                end = tar.offset
+        except (tarfile.TarError, ValueError) as error:
+            raise UserError(_broken(path, end)) from error
+        handle.seek(end)  # tarfile takes an end of the file, or a damaged header, for the end of the archive
+        rest = handle.read(2**20)
+    if len(rest) < tarfile.BLOCKSIZE or rest[: tarfile.BLOCKSIZE].strip(b"\0"):
+        raise UserError(_broken(path, end))
+    if rest.strip(b"\0"):
+        raise UserError(
+            f"The shard {path} goes on after its end mark at byte {end:,} (tars joined by cat?), and what "
+            "follows cannot be read: make it one archive or several files."
+        )
+
+
+def _broken(path: Path, end: int) -> str:
+    size = path.stat().st_size
+    return (
+        f"The shard {path} is cut off or damaged at byte {min(end, size):,} of {size:,}: download it again, "
+        "or move it to another folder to train without it."
+    )
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn a disk that fails, or a file that may not be read, into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"Cannot read the shard {path} ({error.strerror}): mend that and run again; it goes on there."
+        ) from error
+
+
+def _open_tar(handle: Any) -> tarfile.TarFile:
+    return tarfile.open(fileobj=handle, mode="r:", encoding="utf-8", errors="replace")
+
+
+def split_name(name: str) -> tuple[str, str] | None:
+    """Key and lower-case extension of a member, as webdataset parts them; None for names without one."""
+    found = _MEMBER.fullmatch(name)
+    return (found[1], found[2].lower()) if found else None
+
+
+class Contents(NamedTuple):
+    """The samples of a tar: key -> extension -> member, in order of first appearance."""
+
+    samples: dict[str, dict[str, Member]]
+    repeated: list[str]
+    """Keys with a member that was there before; the first one stays."""
+
+
+def read_contents(path: Path) -> Contents:
+    """Group a tar's members by key.
+
+    Raises:
+        UserError: the tar is compressed, damaged or cut off.
+    """
+    contents = Contents({}, [])
+    for info in _members(path):
+        named = split_name(info.name)
+        if named is None:
+            continue
+        key, extension = named
+        members = contents.samples.setdefault(key, {})
+        if extension in members:
+            contents.repeated.append(key)
+        else:
+            members[extension] = Member(info.offset, info.offset_data - info.offset, info.size)
+    return contents
+
+
+def _key_at(headers: bytes) -> str | None:
+    """The key that an image's headers name; None if they are no headers."""
+    try:
+        with _open_tar(io.BytesIO(headers)) as tar:
+            info = tar.next()
+    except (tarfile.TarError, ValueError):
+        return None
+    named = split_name(info.name) if info is not None else None
+    return named[0] if named else None
+
+
+# Building.
+
+
+class _Stopped(Exception):  # noqa: N818 - it is no error
+    """The run was interrupted: the shard is given up."""
+
+
+class _Kept(NamedTuple):
+    row: tuple[int, ...]
+    digest: bytes
+    mended: list[str]
+
+
+def _examine(file: int, key: str, members: dict[str, Member], reading: Reading) -> _Kept | str:
+    """A sample's row and digest, or why it is left out."""
+    image = next((members[extension] for extension in reading.image if extension in members), None)
+    caption = members.get(reading.caption)
+    if image is None:
+        return "no image"
+    if caption is None:
+        return "no caption"
+    if image.size > LARGEST_IMAGE:
+        return "image over 1 GiB"
+    size = min(caption.size, caption_bytes(reading.max_caption))
+    text, mended = clean_caption(os.pread(file, size, caption.data), reading.max_caption)
+    if not text:
+        return "empty caption"
+    blob = os.pread(file, image.size, image.data)
+    if not blob or (reading.check and not _decodes(blob)):
+        return "undecodable image"
+    row = (image.start, caption.data, 0, image.head, image.size, size)
+    return _Kept(row, _sample_digest(key, blob, text), mended)
+
+
+def _decodes(blob: bytes) -> bool:
+    try:
+        decode_image(blob)
+    except ValueError:
+        return False
+    return True
+
+
+def _sample_digest(key: str, image: bytes, text: str) -> bytes:
+    """SHA-256 of a sample; lengths go first, so that no two samples are the same string of bytes."""
+    parts = (key.encode(), image, text.encode())
+    digest = hashlib.sha256(struct.pack("<3Q", *map(len, parts)))
+    for part in parts:
+        digest.update(part)
+    return digest.digest()
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One shard to read, and the file that takes what it gives."""
+
+    root: Path
+    shard: Shard
+    reading: Reading
+    part: Path
+
+    @property
+    def claim(self) -> dict[str, Any]:
+        """What a part must have been made of to be taken for this shard's."""
+        return {"shard": self.shard.model_dump(mode="json"), "reading": self.reading.model_dump(mode="json")}
+
+    def notes(self) -> dict[str, Any] | None:
+        """What an earlier run noted of this shard; None if it has not been read, or has changed since."""
+        try:
+            with np.load(self.part, allow_pickle=False) as part:
+                notes: dict[str, Any] = json.loads(part["notes"].tobytes())
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return None
+        return notes if notes["claim"] == self.claim else None
+
+    def run(self, stop: threading.Event, tick: Callable[[int], None]) -> None:
+        """Read the shard and write its part: rows, digests and notes; ``tick`` takes the bytes done."""
+        path = self.root / self.shard.name
+        kept, left = list[_Kept](), self.shard.bytes
+        with _reading(path), path.open("rb") as handle:
+            samples, repeated = read_contents(path)
+            skipped = [{"key": key, "reason": "repeated member"} for key in repeated]
+            for key, members in samples.items():
+                if stop.is_set():
+                    raise _Stopped
+                found = _examine(handle.fileno(), key, members, self.reading)
+                if isinstance(found, str):
+                    skipped.append({"key": key, "reason": found})
+                else:
+                    kept.append(found)
+                size = sum(member.size for member in members.values())
+                left -= size
+                tick(size)
+        tick(left)
+        self._write(kept, skipped)
+
+    def _write(self, kept: Sequence[_Kept], skipped: Sequence[dict[str, str]]) -> None:
+        mended = Counter(word for each in kept for word in each.mended)
+        notes = {"claim": self.claim, "samples": len(kept), "skipped": skipped, "mended": mended}
+        arrays = {
+            "rows": np.array([each.row for each in kept], ROW),
+            "digests": np.frombuffer(b"".join(each.digest for each in kept), np.uint8),
+            "notes": np.frombuffer(json.dumps(notes).encode(), np.uint8),
+        }
+        with whole_file(self.part) as temporary, temporary.open("wb") as handle:
+            np.savez(handle, **arrays)  # type: ignore[arg-type]
+
+
+def build_index(config: ShardsConfig, out: Path, workers: int) -> IndexMeta:
+    """Index the shards of ``config.root``; the same bytes whatever the workers and interruptions.
+
+    What each shard gave is kept in ``out/.parts`` until all are read, so a killed run goes on with the
+    shards that are left. A finished index of the same tars is not built again.
+
+    Args:
+        config: where the shards lie and what is read of them.
+        out: gets ``table.npy``, ``skipped.jsonl`` and ``meta.json``.
+        workers: threads, a shard each; hashing and OpenCV release the interpreter lock.
+
+    Raises:
+        UserError: there are no shards, one is compressed or damaged, nothing can be trained on, or there
+            are not as many samples as ``config.samples`` declares (the index is left in place then).
+    """
+    root, shards = Path(config.root), find_shards(Path(config.root))
+    meta = _finished(config, out)
+    if meta is None:
+        with disk_errors(out):
+            (out / _PARTS).mkdir(parents=True, exist_ok=True)
+        parts = [out / _PARTS / f"{shard.name}.npz" for shard in shards]
+        jobs = [_Job(root, shard, config.reading, part) for shard, part in zip(shards, parts, strict=True)]
+        with _quiet():
+            _run_all(jobs, workers)
+        meta = _join(jobs, out, config)
+    if config.samples not in (None, meta.samples):
+        raise UserError(
+            f"samples: {config.samples} are declared, {root} holds {meta.samples} ({_told(meta.left_out)}; see "
+            f"{out / 'skipped.jsonl'}): declare {meta.samples}, or complete the shards."
+        )
+    return meta
+
+
+def _told(left_out: dict[str, int]) -> str:
+    told = ", ".join(f"{reason}: {count}" for reason, count in left_out.items())
+    return f"left out: {told or 'none'}"
+
+
+def _finished(config: ShardsConfig, out: Path) -> IndexMeta | None:
+    """The index that is in ``out``, if it is whole and of these tars."""
+    try:
+        meta = Shards(out, Path(config.root)).meta
+    except UserError:
+        return None
+    return meta if meta.reading == config.reading else None
+
+
+def _run_all(jobs: Sequence[_Job], workers: int) -> None:
+    """Read the shards that are left; the first error, or an interruption, stops the others at once."""
+    todo = [job for job in jobs if job.notes() is None]
+    total, left = (sum(job.shard.bytes for job in some) for some in (jobs, todo))
+    stop, lock = threading.Event(), threading.Lock()
+    bar: tqdm[None] = progress(label="Indexing shards", total=total, initial=total - left, unit="B")
+
+    def tick(size: int) -> None:
+        with lock:
+            bar.update(size)
+
+    with bar, ThreadPoolExecutor(max(1, workers)) as pool:
+        waiting = [pool.submit(job.run, stop, tick) for job in todo]
+        try:
+            for future in as_completed(waiting):
+                future.result()
+        except BaseException:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep OpenCV from writing a line about every broken picture: they are counted and listed."""
+    before = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        cv2.utils.logging.setLogLevel(before)
+
+
+def _join(jobs: Sequence[_Job], out: Path, config: ShardsConfig) -> IndexMeta:
+    """Put the parts together in the shards' order; ``meta.json`` comes last, for the whole."""
+    noted: list[dict[str, Any]] = [job.notes() or {} for job in jobs]
+    samples = sum(notes["samples"] for notes in noted)
+    left_out = Counter(line["reason"] for notes in noted for line in notes["skipped"])
+    if not samples:
+        raise UserError(
+            f"No sample of {config.root} has an image ({', '.join(config.image)}) and a caption "
+            f"({config.caption}) that can be read ({_told(left_out)}): see the settings image and caption."
+        )
+    (out / "meta.json").unlink(missing_ok=True)
+    digest = _write_table(jobs, out / "table.npy", samples)
+    lines = [
+        json.dumps({"shard": job.shard.name, **line}, ensure_ascii=False) + "\n"
+        for job, notes in zip(jobs, noted, strict=True)
+        for line in notes["skipped"]
+    ]
+    write_text(out / "skipped.jsonl", "".join(lines))
+    meta = IndexMeta(
+        reading=config.reading,
+        digest=digest,
+        samples=samples,
+        left_out=dict(sorted(left_out.items())),
+        mended=dict(sorted(sum((Counter(notes["mended"]) for notes in noted), Counter[str]()).items())),
+        shards=tuple(job.shard for job in jobs),
+    )
+    write_json(out / "meta.json", meta.model_dump(mode="json"))
+    shutil.rmtree(out / _PARTS)
+    return meta
+
+
+def _write_table(jobs: Sequence[_Job], path: Path, samples: int) -> str:
+    """Write the rows of all parts one after another; returns the digest of all samples."""
+    digest = hashlib.sha256()
+    header = {"descr": np.lib.format.dtype_to_descr(ROW), "fortran_order": False, "shape": (samples,)}
+    with whole_file(path) as temporary, temporary.open("wb") as handle:
+        np.lib.format.write_array_header_1_0(handle, header)
+        for number, job in enumerate(jobs):
+            with np.load(job.part, allow_pickle=False) as part:
+                rows = part["rows"]
+                digest.update(part["digests"].tobytes())
+            rows["shard"] = number
+            handle.write(rows.tobytes())
+    return digest.hexdigest()
+
+
+# Reading.
+
+
+def _again(folder: Path) -> str:
+    return f"delete {folder} and run again to build the index anew"
+
+
+def read_meta(folder: Path) -> IndexMeta:
+    """What an index says of itself.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    path = folder / "meta.json"
+    try:
+        return IndexMeta.model_validate_json(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"There is no {path}: run again to build the index of the shards.") from error
+    except (OSError, UnicodeDecodeError, ValidationError) as error:
+        raise UserError(f"The file {path} is damaged: {_again(folder)}.") from error
+
+
+def _read_table(folder: Path, samples: int) -> NDArray[Any]:
+    path = folder / "table.npy"
+    try:
+        table: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"The file {path} is missing or damaged: {_again(folder)}.") from error
+    if table.dtype != ROW or table.shape != (samples,):
+        raise UserError(f"The file {path} is damaged: {_again(folder)}.")
+    return table
+
+
+def _check_same(found: Sequence[Shard], meta: IndexMeta, folder: Path, root: Path) -> None:
+    """The tars must be those that were indexed: none more, none less, none written since."""
+    were, are = ({shard.name: shard for shard in shards} for shards in (meta.shards, found))
+    for name in sorted(were.keys() | are.keys()):
+        if name not in are:
+            what = "is missing"
+        elif name not in were:
+            what = "was not there when the index was built"
+        elif were[name].bytes != are[name].bytes:
+            what = f"has {are[name].bytes:,} bytes and had {were[name].bytes:,}"
+        elif were[name].mtime != are[name].mtime:
+            what = "was written after the index (to copy shards, keep their times: cp -p, rsync -t)"
+        else:
+            continue
+        raise UserError(
+            f"The index {folder} belongs to other shards: {root / name} {what}; bring the indexed shards "
+            f"back, or {_again(folder)}."
+        )
+
+
+@dataclass
+class _Open:
+    """An open file and how many threads are reading it."""
+
+    file: int
+    users: int = 0
+
+
+class _Files:
+    """At most ``limit`` files stay open, the latest used; no file is closed while a thread reads it."""
+
+    def __init__(self, paths: Sequence[Path], limit: int) -> None:
+        self.paths, self.limit = tuple(paths), limit
+        self._lock = threading.Lock()
+        self._open: OrderedDict[int, _Open] = OrderedDict()
+        weakref.finalize(self, _close_all, self._open)
+
+    def _take(self, number: int, opened: int | None = None) -> _Open | None:
+        """Count a user of a file that is open, or has just been opened."""
+        with self._lock:
+            if opened is not None and number in self._open:
+                os.close(opened)  # another thread was faster
+            elif opened is not None:
+                self._open[number] = _Open(opened)
+            entry = self._open.get(number)
+            if entry is not None:
+                entry.users += 1
+                self._open.move_to_end(number)
+            return entry
+
+    @contextlib.contextmanager
+    def borrow(self, number: int) -> Iterator[int]:
+        """A descriptor of one file, for ``pread`` only; opened outside the lock, since disks are slow."""
+        entry = self._take(number)
+        while entry is None:
+            entry = self._take(number, os.open(self.paths[number], os.O_RDONLY | os.O_CLOEXEC))
+        try:
+            yield entry.file
+        finally:
+            with self._lock:
+                entry.users -= 1
+                self._trim()
+
+    def _trim(self) -> None:
+        if len(self._open) > self.limit:
+            idle = [number for number, entry in self._open.items() if not entry.users]
+            for number in idle[: len(self._open) - self.limit]:
+                os.close(self._open.pop(number).file)
+
+
+def _close_all(files: OrderedDict[int, _Open]) -> None:
+    while files:
+        os.close(files.popitem()[1].file)
+
+
+class Shards:
+    """Indexed shards as a source: any sample at any time, from any number of threads.
+
+    ``Sample.key`` is ``<shard's stem>/<key in the tar>``, so that keys may repeat from shard to shard.
+
+    Args:
+        folder: where ``build_index`` put the index.
+        root: the folder of the tars, wherever it lies now.
+        open_files: at most so many tars stay open.
+
+    Raises:
+        UserError: the index is missing or damaged, or ``root`` does not hold the tars that were indexed.
+    """
+
+    def __init__(self, folder: Path, root: Path, *, open_files: int = OPEN_FILES) -> None:
+        self.folder, self.root = Path(folder), Path(root)
+        self.meta = read_meta(self.folder)
+        _check_same(find_shards(self.root), self.meta, self.folder, self.root)
+        self._table = _read_table(self.folder, self.meta.samples)
+        self._files = _Files([self.root / shard.name for shard in self.meta.shards], open_files)
+
+    def __len__(self) -> int:
+        return self.meta.samples
+
+    def __getitem__(self, index: int, /) -> Sample:
+        """One sample.
+
+        Raises:
+            UserError: its shard cannot be read or has changed, or its image cannot be decoded.
+        """
+        start, caption, shard, head, size, caption_size = self._table[index].item()
+        path = self._files.paths[shard]
+        with _reading(path), self._files.borrow(shard) as file:
+            block = os.pread(file, head + size, start)
+            raw = os.pread(file, caption_size, caption)
+        key = _key_at(block[:head])
+        if key is None or (len(block), len(raw)) != (head + size, caption_size):
+            raise UserError(f"The shard {path} has changed under its index: {_again(self.folder)}.")
+        try:
+            image = decode_image(block[head:])
+        except ValueError as error:
+            raise UserError(
+                f"The image of {key} in the shard {path} cannot be decoded: {_again(self.folder)} with "
+                "check: true, which leaves such images out."
+            ) from error
+        text, _ = clean_caption(raw, self.meta.reading.max_caption)
+        return Sample(key=f"{path.stem}/{key}", image=image, text=text)
+
+    def caption(self, index: int) -> str:
+        """One sample's caption; its picture is not read.
+
+        Raises:
+            UserError: its shard cannot be read.
+        """
+        _, caption, shard, _, _, size = self._table[index].item()
+        try:
+            with self._files.borrow(shard) as file:
+                raw = os.pread(file, size, caption)
+        except OSError as error:
+            path = self._files.paths[shard]
+            raise UserError(
+                f"Cannot read the shard {path}: {error.strerror}; mend that and go on."
+            ) from error
+        return clean_caption(raw, self.meta.reading.max_caption)[0]
+
+    @property
+    def digest(self) -> str:
+        """Of all samples in their order; see ``IndexMeta``."""
+        return self.meta.digest
+
+    @property
+    def pictures(self) -> str:
+        """Of what the pictures are: shards have one set of captions, so one digest names both."""
+        return self.meta.digest
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickled by name: a worker opens the files again."""
+        return functools.partial(Shards, open_files=self._files.limit), (self.folder, self.root)

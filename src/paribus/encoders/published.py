@@ -1,0 +1,126 @@
+"""Published encoders by name or folder, and the transform that each was published with.
+
+The seven that came with "Data or Language Supervision: What Makes CLIP Better than DINO?" (arXiv 2510.11835)
+are known by name: what they were trained with, and how pictures are prepared where their folder does not say.
+Nothing is fetched: their folders are put under ``root`` by whoever has the right to them.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from paribus.encoders.folders import Loaded, Trained, read_folder, read_transformers, recognised
+from paribus.encoders.foreign import IMAGENET, OPENAI, Settings
+from paribus.encoders.vision import EncoderConfig, Interpolation
+from paribus.errors import UserError
+from paribus.types import Config
+
+RESAMPLE: dict[Interpolation, Image.Resampling] = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+}
+
+
+class Entry(Config):
+    """A released encoder: where it is published, what taught it, and how its pictures are prepared."""
+
+    repo: str
+    taught: str
+    patch: int
+    pixels: Settings
+
+
+_CLIP = {"pixels": OPENAI | {"interpolation": "bicubic"}}
+_DINO = {"pixels": IMAGENET | {"interpolation": "bicubic", "resize": 256}}
+_DATA = "about 10M images of DataComp-12M, 20 epochs"
+
+
+def _entry(name: str, patch: int, taught: str, pixels: Settings) -> tuple[str, Entry]:
+    return name, Entry(repo=f"Leonardo6/{name}", taught=f"{taught}; {_DATA}", patch=patch, **pixels)
+
+
+PUBLISHED: dict[str, Entry] = dict(
+    [
+        _entry("dino-datacomp-12m-16", 16, "DINO", _DINO),
+        _entry("clip-datacomp-12m-16", 16, "CLIP, its text tower from scratch", _CLIP),
+        _entry("clip-datacomp-12m-32", 32, "CLIP, its text tower from scratch", _CLIP),
+        _entry("siglip-datacomp-12m-16", 16, "CLIP with SigLIP's sigmoid loss", _CLIP),
+        _entry("clip-roberta10-datacomp-12m-16", 16, "CLIP, ten layers of RoBERTa unfrozen", _CLIP),
+        _entry("clip-roberta4-datacomp-12m-16", 16, "CLIP, four layers of RoBERTa unfrozen", _CLIP),
+        _entry("clip-vicuna", 16, "CLIP, captions read by Vicuna", _CLIP),
+    ]
+)
+"""Name -> entry. All are ViT-B at 224 pixels; DINO's is published as a ViTModel, the others as CLIP's."""
+
+
+def load(name_or_folder: str | Path, *, root: Path | None = None) -> Loaded:
+    """An encoder: a folder in any format that ``folders`` reads, or a published one by its name.
+
+    Args:
+        name_or_folder: a folder, or a name out of ``PUBLISHED``.
+        root: where folders of published encoders lie, each under its name.
+
+    Raises:
+        UserError: there is no such folder or name, or it does not hold what it should.
+    """
+    entry = PUBLISHED.get(str(name_or_folder))
+    if entry is None:
+        return _folder(Path(name_or_folder))
+    folder = (root or Path()) / str(name_or_folder)
+    if not folder.is_dir():
+        raise UserError(
+            f"{name_or_folder} is published, but {folder} is not there: download the repository {entry.repo} "
+            "from huggingface.co into it, or say with --root where it lies."
+        )
+    loaded = read_transformers(folder, entry.pixels)
+    if loaded.encoder.config.patch != entry.patch:
+        raise UserError(
+            f"{folder} has patches of {loaded.encoder.config.patch} pixels and {name_or_folder} has "
+            f"{entry.patch}: it is another encoder."
+        )
+    about = loaded.about.model_copy(update={"trained": Trained(objective=entry.taught, study="2510.11835")})
+    return Loaded(loaded.encoder, about)
+
+
+def _folder(folder: Path) -> Loaded:
+    if not folder.exists():
+        listed = ", ".join(PUBLISHED)
+        raise UserError(f"{folder} is neither a folder nor a published encoder, which are {listed}.")
+    recognised(folder)
+    return read_folder(folder)
+
+
+def evaluate(
+    config: EncoderConfig, pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]]
+) -> Float[Tensor, "B 3 S S"]:
+    """Pictures of any size as the encoder's input in [0, 1], prepared as it was published.
+
+    Resize (the shorter side, or to a square), then crop the centre; both as torchvision's ``Resize`` and
+    ``CenterCrop`` do on PIL pictures, which open_clip and timm call and transformers equals but for half a
+    pixel. The encoder normalises by itself.
+    """
+    made = [_prepared(config, Image.fromarray(picture)) for picture in pictures]
+    pixels = torch.from_numpy(np.stack(made))
+    return pixels.permute(0, 3, 1, 2).float() / 255
+
+
+def _prepared(config: EncoderConfig, picture: Image.Image) -> UInt8[np.ndarray, "S S 3"]:
+    size, (width, height) = config.image_size, picture.size
+    side, shorter = config.resize or size, min(picture.size)
+    to = (side, side) if config.squash else (int(side * width / shorter), int(side * height / shorter))
+    resized = picture.resize(to, RESAMPLE[config.interpolation])
+    left, top = (round((long - size) / 2) for long in to)
+    return np.array(resized.crop((left, top, left + size, top + size)))
+
+
+def transform_words(config: EncoderConfig) -> str:
+    """What ``evaluate`` does, in words."""
+    side = config.resize or config.image_size
+    what = f"both sides to {side}" if config.squash else f"the shorter side to {side}"
+    crop = "" if config.squash and side == config.image_size else f", crop the centre {config.image_size}"
+    return f"resize {what} ({config.interpolation}){crop}"

