@@ -65,7 +65,7 @@ COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb
 """How files begin that are not plain tars."""
 
 _COMPRESSED_NAME = re.compile(r"\.(tar\.(gz|bz2|xz|zst)|tgz|tbz2?|txz)$", re.IGNORECASE)
-_MEMBER = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
+_MEMBER = re.compile(r"((?:.*/|)[^./]+)[.]([^/]*)")
 _PARTS = ".parts"
 
 
@@ -288,7 +288,7 @@ def _open_tar(handle: Any) -> tarfile.TarFile:
 
 
 def split_name(name: str) -> tuple[str, str] | None:
-    """Key and lower-case extension of a member, as webdataset parts them; None for names without one."""
+    """Key and lower-case extension of a member, as webdataset parts them; None for hidden or bare names."""
     found = _MEMBER.fullmatch(name)
     return (found[1], found[2].lower()) if found else None
 
@@ -466,8 +466,8 @@ def build_index(config: ShardsConfig, out: Path, workers: int) -> IndexMeta:
         meta = _join(jobs, out, config)
     if config.samples not in (None, meta.samples):
         raise UserError(
-            f"samples: {config.samples} are declared, {root} holds {meta.samples} ({_told(meta.left_out)}; see "
-            f"{out / 'skipped.jsonl'}): declare {meta.samples}, or complete the shards."
+            f"samples: {config.samples} are declared, {root} holds {meta.samples} ({_told(meta.left_out)}; "
+            f"see {out / 'skipped.jsonl'}): declare {meta.samples}, or complete the shards."
         )
     return meta
 
