@@ -542,6 +542,8 @@ def test_a_finished_index_is_not_built_again_but_a_stale_one_is(tmp_path, monkey
     write_tar(root / "00000002.tar", members_of(77))
     assert build_index(ShardsConfig(root=str(root)), out, 1).samples == 7
     assert len(read) == 3
+    otherwise = build_index(ShardsConfig(root=str(root), max_caption=3), out, 1)
+    assert (otherwise.mended, len(read)) == ({"cut": 7}, 6)
 
 
 # Bad input.
@@ -586,6 +588,14 @@ def test_every_cut_through_a_tar_is_noticed(tmp_path):
         )
     path.write_bytes(whole[: last + 512])
     assert build_index(ShardsConfig(root=str(tmp_path / "tars")), tmp_path / "index", 1).samples == 2
+
+
+def test_a_member_larger_than_any_disk_is_noticed(tmp_path):
+    info = tarfile.TarInfo("000.jpg")
+    info.size = 2**80
+    (tmp_path / "tars").mkdir()
+    (tmp_path / "tars" / "a.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(2048))
+    refused(tmp_path / "tars", tmp_path, r"a\.tar is cut off or damaged at byte 2,560 of 2,560")
 
 
 def test_one_broken_shard_among_many_is_named_and_the_others_are_kept(tmp_path, monkeypatch):

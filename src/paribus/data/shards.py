@@ -66,6 +66,9 @@ COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb
 
 _COMPRESSED_NAME = re.compile(r"\.(tar\.(gz|bz2|xz|zst)|tgz|tbz2?|txz)$", re.IGNORECASE)
 _MEMBER = re.compile(r"((?:.*/|)[^./]+)[.]([^/]*)")
+_NO_TAR = (tarfile.TarError, ValueError, OverflowError)
+"""What tarfile raises on bytes that are no tar: numbers in headers may be anything."""
+
 _PARTS = ".parts"
 
 
@@ -251,7 +254,7 @@ def _members(path: Path) -> Iterator[tarfile.TarInfo]:
                     if info.isreg() and not info.issparse():
                         yield info
                 end = tar.offset
-        except (tarfile.TarError, ValueError) as error:
+        except _NO_TAR as error:
             raise UserError(_broken(path, end)) from error
         handle.seek(end)  # tarfile takes an end of the file, or a damaged header, for the end of the archive
         rest = handle.read(2**20)
@@ -326,7 +329,7 @@ def _key_at(headers: bytes) -> str | None:
     try:
         with _open_tar(io.BytesIO(headers)) as tar:
             info = tar.next()
-    except (tarfile.TarError, ValueError):
+    except _NO_TAR:
         return None
     named = split_name(info.name) if info is not None else None
     return named[0] if named else None
