@@ -36,6 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "study": {"data", "encoders", "objectives", "train", "probes", "analysis", "vlm", "vqa"},
     "cli": {"cli_encoder", "data", "study", "report"},
     "cli_encoder": {"encoders", "report"},
+    "__main__": {"cli"},
 }
 """What a part may import besides itself and the shared modules: whole packages, or one module by its name."""
 
@@ -131,6 +132,11 @@ def test_imports_go_one_way(module):
 )
 def test_the_rule_sees_a_breach(importer, statement):
     assert any(breach(importer, target) for target in imported_modules(ast.parse(statement)))
+
+
+def test_one_file_knows_of_several_processes():
+    users = {m.name for m in MODULES if any("torch.distributed" in name for name in imported(m.tree))}
+    assert users == {"train.distributed"}
 
 
 def test_nothing_but_the_command_line_parses_arguments():

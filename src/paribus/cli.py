@@ -78,7 +78,8 @@ def run(
     loaded = load_study(study, tuple(change or ()))
     runtime = _runtime(runs=runs, cache=cache, device=device, workers=workers, chunk=chunk, cluster=cluster)
     need_space(cache, 600)
-    execute(loaded, runtime, say)
+    if not execute(loaded, runtime, say):
+        return  # one of several processes, and another one writes the report
     results = collect(loaded, study.stem, runtime)
     folder = runs / study.stem
     write_results(results, folder)

@@ -16,6 +16,7 @@ def progress(
     total: int | None = None,
     initial: int = 0,
     unit: str = "it",
+    silent: bool = False,
 ) -> "tqdm[T]":
     """A bar with rate and time left, on stderr; silent for work that ends within two seconds.
 
@@ -33,5 +34,6 @@ def progress(
         mininterval=0.2 if terminal else 10.0,
         dynamic_ncols=terminal,
         leave=True,
+        disable=silent,
     )
     return cast("tqdm[T]", bar)  # without items it only counts

@@ -122,6 +122,24 @@ class Batch:
         return replace(self, views=views)
 
 
+class Share(NamedTuple):
+    """Which of several processes that train as one this is, and so which rows of every batch are its own."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes files and speaks."""
+        return self.rank == 0
+
+    def rows(self, total: int) -> slice:
+        """Its run of rows of a batch; all runs in order are the batch, as equal in length as can be."""
+        each, more = divmod(total, self.size)
+        start = self.rank * each + min(self.rank, more)
+        return slice(start, start + each + (self.rank < more))
+
+
 class Clock(NamedTuple):
     """The only unit of time for schedules: samples seen, of the whole budget."""
 

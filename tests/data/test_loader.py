@@ -69,7 +69,7 @@ def test_the_digest_of_the_order_tells_orders_apart():
     def digest(batches):
         value = ""
         for batch in batches:
-            value = chain(value, batch)
+            value = chain(value, batch.ids)
         return value
 
     one, same, other = loader()(0, 6), loader(workers=3)(0, 6), loader(seed=6)(0, 6)

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from sklearn.datasets import load_sample_image
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from paribus.data.loader import Loader
 from paribus.encoders.text import Material, TextConfig, train_tokenizer
@@ -130,3 +132,16 @@ def relative(a, b):
 def same_bits(a, b):
     """Whether two state dicts hold the same bytes under the same names."""
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+class Largest(TorchDispatchMode):
+    """The most elements that any result of any operation has."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, torch.Tensor):
+                self.elements = max(self.elements, leaf.numel())
+        return out

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from lightly.loss import NTXentLoss
 from open_clip.loss import ClipLoss, SigLipLoss
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from paribus.objectives.contrastive import info_nce, nt_xent, sigmoid_loss
+
+from . import Largest
 
 B, D = 9, 5
 
@@ -87,19 +87,6 @@ def test_gradients_equal_finite_differences():
     assert torch.autograd.gradcheck(lambda *v: info_nce(*v, tile=2), inputs)
     assert torch.autograd.gradcheck(lambda *v: sigmoid_loss(*v, tile=3), (*inputs, scalar(-2.0)))
     assert torch.autograd.gradcheck(lambda v: nt_xent(v, 0.5, tile=3), (units(3, 2, 4, seed=4),))
-
-
-class Largest(TorchDispatchMode):
-    """The most elements that any result of any operation has."""
-
-    elements = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        out = function(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, torch.Tensor):
-                self.elements = max(self.elements, leaf.numel())
-        return out
 
 
 @pytest.mark.parametrize(

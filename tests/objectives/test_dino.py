@@ -12,12 +12,13 @@ from scipy.stats import binomtest
 
 from paribus.encoders.text import Material
 from paribus.encoders.vision import VisionEncoder
+from paribus.objectives import dino
 from paribus.objectives.dino import Dino, Head, dino_loss
 from paribus.objectives.residuals import keep_residuals
 from paribus.train.loop import fit
 from paribus.types import Batch, Budget, Clock, Recipe, Runtime
 
-from . import ENCODER, in_float64, tiny_config, tiny_loader, tiny_objective
+from . import ENCODER, Largest, in_float64, tiny_config, tiny_loader, tiny_objective
 
 
 def normal(*shape, seed=0):
@@ -50,6 +51,26 @@ def test_loss_and_gradients_equal_the_reference(count, views, dims, temperature)
     ours.backward()
     expected.backward()
     assert torch.allclose(mine.grad, theirs.grad, rtol=1e-10, atol=1e-15)
+
+
+@pytest.mark.parametrize("tile", [1, 2, 3, 6])
+def test_tiles_change_neither_loss_gradients_nor_centre_and_bound_what_is_held(monkeypatch, tile):
+    batch = tiny_loader("dino", batch=6).make(0)
+    objective, batch = in_float64(tiny_objective("dino", norm_last=False, out=1024), batch)
+    objective.centre.copy_(normal(1024, seed=4))
+    encoded = {name: value.detach().requires_grad_() for name, value in objective.encode(batch).items()}
+    found = []
+    for samples in (6, tile):
+        monkeypatch.setattr(dino, "TILE", samples)
+        objective.zero_grad()
+        encoded["student"].grad = None
+        with Largest() as watch:
+            losses = objective.loss(encoded, clock(0.5))
+            losses.total.backward()
+        last = [encoded["student"].grad, objective.head.last.grad, objective.head.gain.grad]
+        found.append([losses.total, *losses.parts.values(), objective.batch_centre.clone(), *last])
+        assert watch.elements <= max(samples * 4, 8) * 1024
+    assert all(torch.allclose(a, b, rtol=1e-11, atol=1e-14) for a, b in zip(*found, strict=True))
 
 
 def test_a_view_is_not_compared_with_itself():

@@ -9,7 +9,7 @@ import numpy as np
 from paribus.data.order import Order
 from paribus.data.views import make_views
 from paribus.rng import key_id, stream
-from paribus.types import Batch, Source, ViewSpec
+from paribus.types import Batch, Share, Source, ViewSpec
 
 
 class Loader:
@@ -23,6 +23,7 @@ class Loader:
         seed: the study's root seed, for order and views.
         workers: threads that decode and crop; OpenCV and the decoders release the interpreter lock.
         ahead: batches made before they are asked for.
+        share: which rows of every batch are made here.
     """
 
     def __init__(
@@ -35,14 +36,16 @@ class Loader:
         seed: int,
         workers: int = 2,
         ahead: int = 2,
+        share: Share = Share(),  # noqa: B008 - immutable
     ) -> None:
         self.source, self.views, self.image_size = source, tuple(views), image_size
-        self.batch, self.seed, self.workers, self.ahead = batch, seed, workers, ahead
+        self.batch, self.seed, self.workers, self.ahead, self.share = batch, seed, workers, ahead, share
         self.order = Order(len(source), seed)
 
     def make(self, step: int) -> Batch:
-        """The batch of one step."""
+        """The batch of one step, or this process's rows of it."""
         positions = np.arange(step * self.batch, (step + 1) * self.batch, dtype=np.int64)
+        positions = positions[self.share.rows(self.batch)]
         indices, epochs = self.order(positions)
         samples = [self.source[int(index)] for index in indices]
         ids = np.array([key_id(sample.key) for sample in samples], dtype=np.uint64)

@@ -19,11 +19,11 @@ TILE = 1024
 
 def tiled(
     function: Callable[..., Tensor], rows: Float[Tensor, " B *rest"], *others: Tensor, tile: int = TILE
-) -> Float[Tensor, " B *out"]:
+) -> Float[Tensor, " results *out"]:
     """``function(some rows, start, *others)`` for all rows, joined; what it makes inside is not kept.
 
     Args:
-        function: gives one result a row; ``start`` is the place of the first of them.
+        function: gives one result a row, or one for all it is given; ``start`` is the first row's place.
         rows: what is cut.
         others: handed over whole.
         tile: rows at a time.

@@ -10,7 +10,7 @@ views s in {g1, g2, l1, ...}:
 
 Deviations: times are fractions of the budget, not epochs (facts: 10 warm-up epochs were half of a 20-epoch
 run). The cut between ``encode`` and ``loss`` lies at the head's 256-wide bottleneck, so that the wide last
-layer is never stored per sample.
+layer is never stored per sample; in ``loss`` its outputs are held for ``TILE`` samples at a time.
 """
 
 import copy
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from paribus.encoders.text import Material
 from paribus.encoders.vision import VisionEncoder, init_linear, widen
 from paribus.objectives.base import Objective, ObjectiveConfig
+from paribus.objectives.contrastive import tiled
 from paribus.objectives.residuals import keep_residuals
 from paribus.rng import torch_seed
 from paribus.types import Batch, Clock, Confound, Encoded, Losses, ViewSpec, cosine
@@ -32,6 +33,8 @@ from paribus.types import Batch, Clock, Confound, Encoded, Losses, ViewSpec, cos
 STUDENT_TEMPERATURE = 0.1
 CODE = "facebookresearch/dino main_dino.py"
 GLOBALS = ("global1", "global2")
+TILE = 128
+"""Samples whose last-layer outputs are held at once: 128 x 12 views x 65,536 floats are 400 MB."""
 
 
 def dino_loss(
@@ -160,17 +163,31 @@ class Dino(Objective):
 
     def loss(self, encoded: Encoded, clock: Clock) -> Losses:
         """Distil; remember the teacher's mean output for the centre."""
-        student = self.head.logits(encoded["student"])
-        with torch.no_grad():
-            teacher = self.teacher_head.logits(encoded["teacher"])
-            self.batch_centre = teacher.mean(dim=(0, 1))
+        student, teacher = encoded["student"], encoded["teacher"].detach()
         temperature = self.temperature(clock)
-        total = dino_loss(student, teacher, self.centre, temperature)
-        with torch.no_grad():
-            target = F.softmax((teacher - self.centre) / temperature, dim=-1)
-            entropy = -(target * target.clamp_min(1e-12).log()).sum(-1).mean()
+
+        def share(rows: Tensor, start: int) -> Tensor:
+            """What some samples add to the mean loss over the batch, ``[1]``."""
+            targets = self.teacher_head.logits(teacher[start : start + len(rows)])
+            loss = dino_loss(self.head.logits(rows), targets, self.centre, temperature)
+            return loss[None] * (len(rows) / len(student))
+
+        total = tiled(share, student, tile=TILE).sum()
+        entropy = self._watch(teacher, temperature)
         parts = {"dino": total.detach(), "teacher_entropy": entropy, "centre_norm": self.centre.norm()}
         return Losses(total, parts)
+
+    @torch.no_grad()
+    def _watch(self, bottlenecks: Float[Tensor, "B G bottleneck"], temperature: float) -> Float[Tensor, ""]:
+        """Set the batch's mean output of the teacher aside; give the mean entropy of its targets."""
+        means, entropies = [], []
+        for rows in torch.split(bottlenecks, TILE):
+            teacher, weight = self.teacher_head.logits(rows), len(rows) / len(bottlenecks)
+            target = F.softmax((teacher - self.centre) / temperature, dim=-1)
+            means.append(teacher.mean(dim=(0, 1)) * weight)
+            entropies.append(-(target * target.clamp_min(1e-12).log()).sum(-1).mean() * weight)
+        self.batch_centre = torch.stack(means).sum(dim=0)
+        return torch.stack(entropies).sum()
 
     def temperature(self, clock: Clock) -> float:
         """The teacher's temperature: linear warm-up, then constant."""

@@ -16,10 +16,11 @@ from paribus.encoders.vision import load_weights, save_weights, weights_digest
 from paribus.files import whole_file, write_json
 from paribus.progress import progress
 from paribus.study.corpora import Corpus, fetched_art
-from paribus.study.stage import CHECKPOINTS, Stage, Training
+from paribus.study.stage import Stage
 from paribus.study.stages import AnyEncoder
-from paribus.train.loop import Batches, fit
-from paribus.types import Budget, Config, Recipe, Runtime, ViewSpec
+from paribus.study.training import Training
+from paribus.train.distributed import share
+from paribus.types import Config, Runtime, Source, ViewSpec
 from paribus.vlm.connector import ConnectorConfig, MLPConnector
 from paribus.vlm.language import LanguageConfig, PreTrainedModel, build_language_model
 from paribus.vlm.model import Eyes, Part, VisionLanguage
@@ -77,30 +78,23 @@ class Language(Training[TrainedRecord]):
     questions: Questions
     captions: str
     config: LanguageConfig
-    budget: Budget
-    recipe: Recipe
-    precision: str
-    seed: int
 
     def compute(self, folder: Path, runtime: Runtime) -> TrainedRecord:
         """Train tokenizer and model; leave both."""
+        model, loader = self.prepare(runtime)
+        save_tokenizer(model.tokenizer, folder / "tokenizer.json")
+        return _trained(self, model, loader, folder, runtime)
+
+    def prepare(self, runtime: Runtime) -> tuple[VisionLanguage, Loader]:
+        """A language model without eyes, and texts."""
         texts = self._texts(runtime)
         tokenizer = train_tokenizer(
             [*texts.captions, *(prompt(question, PROMPT) for question in texts.questions)],
             self.config.vocabulary,
         )
-        save_tokenizer(tokenizer, folder / "tokenizer.json")
         model = build_language_model(self.config, tokenizer.get_vocab_size(), self.seed, runtime.torch_device)
         objective = VisionLanguage(model, tokenizer, context=self.config.context)
-        loader = Loader(
-            texts,
-            (),
-            image_size=1,
-            batch=self.budget.batch,
-            seed=self.seed,
-            workers=runtime.workers,
-        )
-        return _train(self, objective, loader, folder, runtime)
+        return _prepared(self, objective, texts, (), 1, runtime)
 
     def _texts(self, runtime: Runtime) -> Texts:
         source = self.corpus.open(runtime, captions=self.captions)
@@ -134,24 +128,16 @@ class Align(Training[TrainedRecord]):
     language: Language
     connector: ConnectorConfig = ConnectorConfig()
     layer: int
-    budget: Budget
-    recipe: Recipe
-    precision: str
-    seed: int
 
     def compute(self, folder: Path, runtime: Runtime) -> TrainedRecord:
         """Train the connector."""
+        return _trained(self, *self.prepare(runtime), folder, runtime)
+
+    def prepare(self, runtime: Runtime) -> tuple[VisionLanguage, Loader]:
+        """The model with a new connector, and captioned pictures."""
         model = self._build(runtime, ("connector",))
         source = self.language.corpus.open(runtime, captions=self.language.captions)
-        loader = Loader(
-            source,
-            (WHOLE,),
-            image_size=self.encoder.encoder.image_size,
-            batch=self.budget.batch,
-            seed=self.seed,
-            workers=runtime.workers,
-        )
-        return _train(self, model, loader, folder, runtime)
+        return _prepared(self, model, source, (WHOLE,), self.encoder.encoder.image_size, runtime)
 
     def _build(self, runtime: Runtime, trained: tuple[Part, ...]) -> VisionLanguage:
         language, tokenizer = self.language.open(runtime)
@@ -181,23 +167,16 @@ class Instruct(Training[TrainedRecord]):
     version: int = 1
     align: Align
     questions: Questions
-    budget: Budget
-    recipe: Recipe
-    precision: str
-    seed: int
 
     def compute(self, folder: Path, runtime: Runtime) -> TrainedRecord:
         """Train connector and language model."""
+        return _trained(self, *self.prepare(runtime), folder, runtime)
+
+    def prepare(self, runtime: Runtime) -> tuple[VisionLanguage, Loader]:
+        """The aligned model, and questions."""
         model = self.align.open(runtime, ("connector", "language"))
-        loader = Loader(
-            self.questions.open(runtime, "train"),
-            (WHOLE,),
-            image_size=self.align.encoder.encoder.image_size,
-            batch=self.budget.batch,
-            seed=self.seed,
-            workers=runtime.workers,
-        )
-        return _train(self, model, loader, folder, runtime)
+        source, size = self.questions.open(runtime, "train"), self.align.encoder.encoder.image_size
+        return _prepared(self, model, source, (WHOLE,), size, runtime)
 
     def open(self, runtime: Runtime) -> VisionLanguage:
         """The finished vision-language model."""
@@ -256,24 +235,32 @@ class Answer(Stage[AnswerRecord]):
         return questions, scoring.score(logits.astype(np.float64), [q.answer for q in questions])
 
 
-def _train(
-    stage: Language | Align | Instruct,
+def _prepared(
+    stage: Training[TrainedRecord],
     model: VisionLanguage,
-    batches: Batches,
-    folder: Path,
+    source: Source,
+    views: tuple[ViewSpec, ...],
+    size: int,
     runtime: Runtime,
+) -> tuple[VisionLanguage, Loader]:
+    """The model on its device, and batches of the source."""
+    loader = Loader(
+        source,
+        views,
+        image_size=size,
+        batch=stage.budget.batch,
+        seed=stage.seed,
+        workers=runtime.workers,
+        share=share(),
+    )
+    return model.to(runtime.torch_device), loader
+
+
+def _trained(
+    stage: Training[TrainedRecord], model: VisionLanguage, loader: Loader, folder: Path, runtime: Runtime
 ) -> TrainedRecord:
     """Fit and leave the weights of what was trained."""
-    result = fit(
-        model.to(runtime.torch_device),
-        batches,
-        recipe=stage.recipe,
-        budget=stage.budget,
-        precision=stage.precision,
-        folder=folder / CHECKPOINTS,
-        runtime=runtime,
-        label=f"{stage.name} (seed {stage.seed})",
-    )
+    result = stage.fit(model, loader, runtime)
     write_json(folder / "history.json", result.history)
     parts: dict[str, torch.nn.Module] = {"language": model.language}
     if model.eyes is not None:

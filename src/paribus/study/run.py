@@ -11,6 +11,7 @@ from paribus.errors import UserError
 from paribus.study.stage import AnyStage, walk
 from paribus.study.stages import Pretrain
 from paribus.study.study import Study
+from paribus.train.distributed import agreed, together
 from paribus.types import Runtime
 
 ASSUMED_RATE = 60e9 * (os.cpu_count() or 1)
@@ -29,16 +30,31 @@ class Planned(NamedTuple):
     depth: int
 
 
-def execute(study: Study, runtime: Runtime, say: Say) -> None:
-    """Run every stage that is not done, inputs first, and say what is done."""
-    stages = walk(study.stages())
-    waiting = [stage for stage in stages if stage.cached(runtime) is None]
-    say(f"{len(stages)} stages, {len(stages) - len(waiting)} of them done")
-    for number, stage in enumerate(waiting, 1):
-        say(f"[{number}/{len(waiting)}] {stage.address()}")
-        started = time.monotonic()
-        stage.run(runtime)
-        say(f"[{number}/{len(waiting)}] {stage.address()} done in {time.monotonic() - started:.1f} s")
+def execute(study: Study, runtime: Runtime, say: Say) -> bool:
+    """Run every stage that is not done, inputs first, and say what is done.
+
+    Of several processes that ``torchrun`` started, the first does what is not training, and all train.
+    Returned is whether this is the first one, to which the results are left.
+    """
+    with together() as share:
+        stages = walk(study.stages())
+        waiting = [stage for stage in stages if agreed(share.first and stage.cached(runtime) is None)]
+        tell = say if share.first else _silent
+        tell(f"{len(stages)} stages, {len(stages) - len(waiting)} of them done")
+        for number, stage in enumerate(waiting, 1):
+            tell(f"[{number}/{len(waiting)}] {stage.address()}")
+            started = time.monotonic()
+            if share.first:
+                stage.run(runtime)
+                agreed(False)  # done: the others go on to the next
+            else:
+                stage.assist(runtime)
+            tell(f"[{number}/{len(waiting)}] {stage.address()} done in {time.monotonic() - started:.1f} s")
+        return share.first
+
+
+def _silent(line: str) -> None:
+    del line
 
 
 def plan(study: Study, runtime: Runtime) -> Iterator[Planned]:

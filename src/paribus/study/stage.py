@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from paribus.errors import UserError
 from paribus.files import disk_errors, sha256, write_json
+from paribus.train.distributed import agreed
 from paribus.types import Config, Runtime
 
 logger = logging.getLogger(__name__)
@@ -165,7 +166,7 @@ class Stage(BaseModel, Generic[R]):
             if self.cached(runtime) is not None:
                 return
             _sweep(folder)
-            record = self.compute(folder, runtime)
+            record = self._made(folder, runtime)
             files = {str(path): sha256(folder / path) for path in _kept(folder)}
             stored = {
                 "stage": self.name,
@@ -175,6 +176,16 @@ class Stage(BaseModel, Generic[R]):
             }
             write_json(folder / "record.json", stored)
             shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+
+    def _made(self, folder: Path, runtime: Runtime) -> R:
+        """The record, computed now."""
+        return self.compute(folder, runtime)
+
+    def assist(self, runtime: Runtime) -> None:
+        """What the other processes do while the first of several ``run``s this stage: wait for it."""
+        del runtime
+        while agreed(False):
+            pass
 
     @classmethod
     def _record_type(cls) -> type[R]:
@@ -190,15 +201,6 @@ if TYPE_CHECKING:
     AnyStage = Stage[Any]
 else:
     AnyStage = Stage  # pydantic makes Stage[Any] a class of its own, and no stage is an instance of it
-
-
-class Training(Stage[R]):
-    """A stage that trains: it leaves the logged series beside its weights."""
-
-    def history(self, runtime: Runtime) -> list[dict[str, float]]:
-        """The logged series, a line a step."""
-        lines: list[dict[str, float]] = json.loads((self.folder(runtime) / "history.json").read_text())
-        return lines
 
 
 def _sweep(folder: Path) -> None:

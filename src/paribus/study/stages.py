@@ -22,12 +22,13 @@ from paribus.files import write_json
 from paribus.objectives import AnyObjective, build_objective
 from paribus.objectives.base import Objective
 from paribus.study.corpora import AnyCorpus
-from paribus.study.stage import CHECKPOINTS, Stage, Training
+from paribus.study.stage import Stage
 from paribus.study.texts import AnyText
+from paribus.study.training import Training
 from paribus.train.cost import peak_memory_mb, training_flops
-from paribus.train.loop import fit
+from paribus.train.distributed import share
 from paribus.train.optim import trainable
-from paribus.types import Batch, Budget, Config, Recipe, Runtime, Source, ViewSpec
+from paribus.types import Batch, Config, Runtime, ViewSpec
 
 logger = logging.getLogger(__name__)
 
@@ -64,34 +65,16 @@ class Pretrain(Training[PretrainRecord]):
     encoder: EncoderConfig
     objective: AnyObjective
     after: Optional["Pretrain"] = Field(None, description="the run whose encoder this one begins with")
-    recipe: Recipe
     views: tuple[ViewSpec, ...]
-    budget: Budget
-    precision: Literal["bf16", "fp32"]
-    seed: int
 
     def compute(self, folder: Path, runtime: Runtime) -> PretrainRecord:
         """Train, ship the encoder, write down what was really done."""
         source = self.corpus.open(runtime, captions=self.captions)
-        if len(source) < 1:
-            raise UserError("The corpus has no training sample: build it again with more of its parts.")
-        loader = self._loader(source, runtime)
-        encoder = self._start(runtime)
-        start = weights_digest(encoder)
-        material = Material() if self.text is None else self.text.material(runtime)
-        objective = build_objective(self.objective, encoder, material, self.seed).to(runtime.torch_device)
+        objective, loader = self.prepare(runtime)
+        start = weights_digest(objective.encoder())
         moving, frozen = moved(objective)
         flops = training_flops(objective, loader.make(0)[:4].to(runtime.torch_device))
-        result = fit(
-            objective,
-            loader,
-            recipe=self.recipe,
-            budget=self.budget,
-            precision=self.precision,
-            folder=folder / CHECKPOINTS,
-            runtime=runtime,
-            label=f"pretrain {self.objective.kind} (seed {self.seed})",
-        )
+        result = self.fit(objective, loader, runtime)
         shipped = objective.encoder()
         save_weights(shipped, folder / "encoder.safetensors")
         joint = objective.joint_space()
@@ -120,21 +103,28 @@ class Pretrain(Training[PretrainRecord]):
         """Names the objective, so that a person can tell folders apart."""
         return f"{self.name}-{self.objective.kind}"
 
-    def _start(self, runtime: Runtime) -> VisionEncoder:
-        """The encoder at step 0: fresh, or as another run left it."""
-        if self.after is None:
-            return VisionEncoder(self.encoder, self.seed)
-        return self.after.open(runtime)
+    def title(self) -> str:
+        """Names the objective."""
+        return f"{self.name} {self.objective.kind} (seed {self.seed})"
 
-    def _loader(self, source: Source, runtime: Runtime) -> Loader:
-        return Loader(
+    def prepare(self, runtime: Runtime) -> tuple[Objective, Loader]:
+        """The objective on its encoder: a fresh one, or as another run left it."""
+        source = self.corpus.open(runtime, captions=self.captions)
+        if len(source) < 1:
+            raise UserError("The corpus has no training sample: build it again with more of its parts.")
+        encoder = VisionEncoder(self.encoder, self.seed) if self.after is None else self.after.open(runtime)
+        material = Material() if self.text is None else self.text.material(runtime)
+        objective = build_objective(self.objective, encoder, material, self.seed).to(runtime.torch_device)
+        loader = Loader(
             source,
             self.views,
             image_size=self.encoder.image_size,
             batch=self.budget.batch,
             seed=self.seed,
             workers=runtime.workers,
+            share=share(),
         )
+        return objective, loader
 
     def flops(self) -> float:
         """Counted on meta tensors: no memory, no data, no weights; captions of an assumed length."""

@@ -7,12 +7,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
 from paribus.errors import UserError
 from paribus.objectives.base import Objective
 from paribus.progress import progress as progress_bar
+from paribus.train import distributed
 from paribus.train.optim import build_optimizer, clip_gradients, learning_rate, set_rates, trainable
 from paribus.train.split import backward
 from paribus.train.state import Progress, load_state, save_state
@@ -44,11 +48,13 @@ def fit(
 ) -> Fit:
     """Train ``objective`` for the whole budget, from the newest checkpoint in ``folder`` if there is one.
 
-    Killed at any moment and called again, it ends with the same weights, bit for bit on CPU.
+    Killed at any moment and called again, it ends with the same weights, bit for bit on CPU. Several
+    processes that call it together (see ``distributed``) train one model; the first of them keeps the
+    checkpoints, which all must be able to read.
 
     Args:
         objective: on its device already; trained in place.
-        batches: the data, by step.
+        batches: the data, by step; of several processes, each one's own rows.
         recipe: optimiser and schedules.
         budget: samples and batch.
         precision: ``bf16`` (autocast) or ``fp32``.
@@ -57,15 +63,21 @@ def fit(
         label: for the progress bar.
 
     Raises:
-        UserError: the loss is not finite, or a checkpoint is damaged.
+        UserError: the loss is not finite, a checkpoint is damaged, or a batch has fewer samples than there
+            are processes.
     """
+    share = distributed.share()
+    if budget.batch < share.size:
+        raise UserError(f"A batch of {budget.batch} cannot be shared by {share.size} processes: start fewer.")
     optimizer = build_optimizer(objective, recipe)
     state = load_state(folder, objective, optimizer)
     parameters = list(trainable(objective).values())
     started, saved = time.monotonic() - state.seconds, time.monotonic()
     objective.train()
     whole = budget.steps * budget.batch
-    bar: tqdm[None] = progress_bar(label=label, total=whole, unit="img", initial=state.step * budget.batch)
+    bar: tqdm[None] = progress_bar(
+        label=label, total=whole, unit="img", initial=state.step * budget.batch, silent=not share.first
+    )
     with bar:
         for batch in batches(state.step, budget.steps):
             clock = Clock(state.step, state.step * budget.batch, whole)
@@ -78,19 +90,27 @@ def fit(
             objective.after_step(clock)
 
             state.step += 1
-            state.order = chain(state.order, batch)
+            state.order = chain(state.order, every_id(batch))
             state.seconds = time.monotonic() - started
             log(state, losses.total, losses.parts, recipe, clock, label)
-            bar.update(len(batch))
-            if time.monotonic() - saved > runtime.checkpoint_seconds:
+            bar.update(budget.batch)
+            if share.first and time.monotonic() - saved > runtime.checkpoint_seconds:
                 save_state(folder, state, objective, optimizer)
                 saved = time.monotonic()
+    distributed.check_same(objective)
     return Fit(state.order, state.seconds, state.history)
 
 
-def chain(digest: str, batch: Batch) -> str:
-    """Extend the digest of the order really consumed by one batch."""
-    return hashlib.sha256(digest.encode() + batch.ids.tobytes()).hexdigest()
+def every_id(batch: Batch) -> NDArray[np.uint64]:
+    """The ids of the whole batch, of which this process may have a part only."""
+    counts = distributed.counts_of(len(batch))
+    ids = distributed.gather(torch.from_numpy(batch.ids.view(np.int64)), counts)
+    return ids.numpy().view(np.uint64)
+
+
+def chain(digest: str, ids: NDArray[np.uint64]) -> str:
+    """Extend the digest of the order really consumed by the ids of one batch."""
+    return hashlib.sha256(digest.encode() + ids.tobytes()).hexdigest()
 
 
 def log(

@@ -1,0 +1,131 @@
+"""Several processes that train as one: the only file that knows torch.distributed.
+
+Start them with ``torchrun``. A batch is cut into as many runs of rows as there are processes. Each encodes
+its own rows; the encodings are gathered in order, so that every process takes the loss on the joined ones
+of the whole batch, as one alone would; each sends the encodings' gradients back through its own rows; and
+the parameters' gradients are summed. So the number of processes belongs to the runtime and cannot change a
+result, and objectives know nothing of it. The loss is computed by every process in full: for a batch of
+32,768 pairs that is 4 TFLOP a step, next to 60 TFLOP for the encodings of 512 of them by a ViT-B/16.
+
+There is no wrapper around the model (DDP's hooks fire once a backward pass and know one pass only): gradients
+are summed in buckets after the last pass of a step.
+"""
+
+import contextlib
+import datetime
+import os
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from paribus.types import Share
+
+BUCKET = 64 * 2**20
+"""Bytes of gradients that are summed at once."""
+
+PATIENCE = datetime.timedelta(days=7)
+"""How long a process waits for the others: stages that only the first one works on may take hours."""
+
+
+@contextlib.contextmanager
+def together() -> Iterator[Share]:
+    """Within the block, the processes that ``torchrun`` started work as one; alone, nothing changes."""
+    if "WORLD_SIZE" not in os.environ or dist.is_initialized():
+        yield share()
+        return
+    backend = "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+        backend = "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend, timeout=PATIENCE)
+    try:
+        yield share()
+    finally:
+        dist.destroy_process_group()
+
+
+def share() -> Share:
+    """Which of the processes this one is."""
+    return Share(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else Share()
+
+
+def agreed(value: bool) -> bool:
+    """The first process's value, in every process; the others wait for it."""
+    if not dist.is_initialized():
+        return value
+    said = torch.tensor(int(value))
+    dist.broadcast(said, 0)
+    return bool(said)
+
+
+def gather(own: Tensor, counts: Sequence[int]) -> Tensor:
+    """All processes' rows in order, without gradient; ``counts[r]`` of them are process r's."""
+    if not dist.is_initialized():
+        return own.detach()
+    padded = own.new_zeros(max(counts), *own.shape[1:])
+    padded[: len(own)] = own.detach()
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+
+def counts_of(rows: int) -> list[int]:
+    """How many rows each process has."""
+    if not dist.is_initialized():
+        return [rows]
+    return [int(count) for count in gather(torch.tensor([rows]), [1] * share().size)]
+
+
+def add(tensors: Iterable[Tensor]) -> None:
+    """Replace each tensor by its sum over the processes, in buckets of one dtype."""
+    if not dist.is_initialized():
+        return
+    bucket: list[Tensor] = []
+    for tensor in tensors:
+        if bucket and (tensor.dtype != bucket[0].dtype or _bytes(bucket) + _bytes([tensor]) > BUCKET):
+            _add_bucket(bucket)
+            bucket = []
+        bucket.append(tensor)
+    if bucket:
+        _add_bucket(bucket)
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _add_bucket(tensors: list[Tensor]) -> None:
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    dist.all_reduce(flat)
+    for tensor, part in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(part.view_as(tensor))
+
+
+def add_gradients(module: nn.Module) -> None:
+    """Sum every gradient over the processes; a parameter that has none anywhere keeps none."""
+    if not dist.is_initialized():
+        return
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    used = torch.tensor([p.grad is not None for p in parameters], dtype=torch.uint8)
+    dist.all_reduce(used, dist.ReduceOp.MAX)
+    moved = [p for p, anywhere in zip(parameters, used.tolist(), strict=True) if anywhere]
+    for parameter in moved:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    add([parameter.grad for parameter in moved if parameter.grad is not None])
+
+
+def check_same(module: nn.Module) -> None:
+    """See that all processes hold the same weights and buffers.
+
+    Raises:
+        RuntimeError: they have drifted apart.
+    """
+    if not dist.is_initialized():
+        return
+    sums = torch.stack([value.double().sum().cpu() for value in module.state_dict().values()])
+    everyone = gather(sums[None], [1] * share().size)
+    if not torch.equal(everyone, everyone[:1].expand_as(everyone)):
+        raise RuntimeError("the processes have drifted apart: their weights differ")
