@@ -44,8 +44,6 @@ Chunk = Annotated[int | None, typer.Option(min=1, help="samples encoded at once;
 Cluster = Annotated[str | None, typer.Option(help="exca's cluster: local or slurm")]
 Corpus = Annotated[str, typer.Argument(help="the corpus; there is one: glyphs")]
 Size = Annotated[int, typer.Option(min=8, max=1024, help="side of the pictures in pixels")]
-GPU_RATE = 350e12
-"""FLOP/s that a current data-centre GPU sustains in bf16: the rate that ``plan`` counts GPU-hours at."""
 RUNS, CACHE = Path("runs"), Path("cache")
 INTERRUPTED = 130
 """What typer exits with after Control-C, having said nothing."""
@@ -91,25 +89,14 @@ def run(
 
 @app.command()
 def plan(study: StudyFile, change: Changes = None, cache: Cache = CACHE, device: Device = "auto") -> None:
-    """Print the stage graph: what is cached, and what the rest is predicted to cost."""
-    from paribus.study.run import disk_bytes
-    from paribus.study.run import plan as planned
+    """Print the stage graph, what is cached, and what each arm and the rest will cost; reads no data."""
+    from paribus.study.plan import arm_costs, spell
+    from paribus.study.plan import plan as planned
     from paribus.study.study import load_study
 
     loaded = load_study(study, tuple(change or ()))
     runtime = _runtime(cache=cache, device=device)
-    lines = list(planned(loaded, runtime))
-    for line in lines:
-        cost = f"{line.flops:9.2e} FLOPs  ~{line.seconds:6.0f} s" if line.flops else "to do"
-        print(f"{'  ' * line.depth + line.address:<48}  {'cached' if line.done else cost}")
-    waiting = [line for line in lines if not line.done]
-    flops, seconds = sum(line.flops for line in waiting), sum(line.seconds for line in waiting)
-    print(
-        f"\n{len(lines)} stages, {len(lines) - len(waiting)} cached; the rest needs {flops:.2e} FLOPs, about "
-        f"{seconds / 60:.0f} minutes of training at this machine's rate "
-        f"({flops / GPU_RATE / 3600:.3f} GPU-hours at {GPU_RATE / 1e12:.0f} TFLOP/s) and 500 MB of disk; "
-        f"{disk_bytes(cache) / 1e6:.0f} MB are used."
-    )
+    print(spell(arm_costs(loaded), list(planned(loaded, runtime)), cache))
 
 
 @app.command()

@@ -252,7 +252,7 @@ def test_the_wrong_activation_would_be_seen(tmp_path, make):
 
 @torch.no_grad()
 def test_other_sizes_interpolate_as_the_peers_do(tmp_path):
-    """transformers: bicubic as ours; SigLIP too. Only the corner that antialiasing rounds differs in timm."""
+    """transformers and SigLIP: bicubic as ours; timm too without its antialiasing (see test_vit_timm)."""
     for name, make, says in (
         ("vit", checkpoints.vit, by_vit),
         ("clip", checkpoints.clip_vision, by_clip),
@@ -267,7 +267,7 @@ def test_other_sizes_interpolate_as_the_peers_do(tmp_path):
     model, folder = checkpoints.of_timm(tmp_path / "timm", name="vit_base_patch16_clip_224")
     encoder = read_folder(folder).encoder
     large = resize_pos_embed(model.pos_embed, torch.empty(1, 37, 32), 1, (6, 6))
-    assert (encoder.positions(6, 6) - large).abs().max() < CLOSE, "enlarged, antialiasing changes nothing"
+    assert (encoder.positions(6, 6) - large).abs().max() < CLOSE, "timm's plain bicubic"
 
 
 @torch.no_grad()

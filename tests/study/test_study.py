@@ -6,11 +6,13 @@ import re
 import pytest
 import yaml
 
+from paribus.encoders.published import PUBLISHED
 from paribus.errors import UserError
 from paribus.study.corpora import Corpus
 from paribus.study.downstream import Answer, Questions
 from paribus.study.evaluate import Compare, Embedding, Extract, Probe
-from paribus.study.run import ASSUMED_RATE, disk_bytes, measured_rate, need_space, plan
+from paribus.study.plan import ASSUMED_RATE, arm_costs, disk_bytes, measured_rate, plan, spell
+from paribus.study.run import execute, need_space
 from paribus.study.stage import walk
 from paribus.study.stages import Pretrain
 from paribus.study.study import Study, load_study
@@ -223,6 +225,34 @@ def test_a_plan_of_nothing_done_adds_up(tiny_study, tiny_cache):
             assert line.depth == 0 and line.flops > 0
         if isinstance(stage, Words):
             assert line.depth == 1
+
+
+def test_the_papers_scale_is_planned_arm_by_arm_without_data(tmp_path, capsys):
+    """Facts of open_clip's profile and of DINO's recipe, by other people: 105 and 435 GFLOPs a sample."""
+    study = load_study(ROOT / "studies" / "paper.yaml")
+    costs = {cost.name: cost for cost in arm_costs(study)}
+    text = spell(list(costs.values()), list(plan(study, Runtime(cache=tmp_path / "none"))), tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    published = {name for name in PUBLISHED if name in costs}
+    assert published == set(PUBLISHED)
+    assert {cost.steps for cost in costs.values()} == {49_565}
+    clip, dino = costs["clip-datacomp-12m-16"], costs["dino-datacomp-12m-16"]
+    assert clip.flops / clip.samples == pytest.approx(3 * 35.13e9 + 3 * 5.96e9 * 16 / 77, rel=0.02)
+    assert dino.flops / dino.samples == pytest.approx(435e9, rel=0.01)
+    assert dino.forwards == pytest.approx(4 + 8 * 37 / 197)
+    assert dino.gpu_hours == dino.flops / 350e12 / 3600
+    for name in costs:
+        assert re.search(rf"^{name} +0 +49,565 +203,018,240 ", text, re.MULTILINE), name
+    assert re.search(r"about [\d,]+ years of training at this machine's rate, or [\d.]+ GPU-hours", text)
+
+
+def test_what_needs_no_training_is_made_first(tmp_path, tiny_study, tiny_cache):
+    """Missing weights or data are told before anything was trained for days."""
+    study = load_study(tiny_study, ("arms.clip.objective.text={kind: pretrained, weights: roberta-base}",))
+    said = []
+    with pytest.raises(UserError, match=r"roberta-base.*put them into"):
+        execute(study, Runtime(cache=tiny_cache), said.append)
+    assert not any("pretrain" in line for line in said)
 
 
 def test_flops_grow_with_the_budget_and_the_width(tiny_study):

@@ -59,8 +59,12 @@ def known() -> dict[str, Known]:
     return {name: Known.model_validate(entry) for name, entry in entries.items()}
 
 
-def find(name: str) -> Path:
+def find(name: str, root: Path | None = None) -> Path:
     """The folder of known weights, verified, or a local folder that holds weights.
+
+    Args:
+        name: a known name, or a folder.
+        root: where folders of known weights lie that come in no package, each under its name.
 
     Raises:
         UserError: the package is not installed, a file differs from its pin, or the folder holds no weights.
@@ -69,9 +73,11 @@ def find(name: str) -> Path:
     if entry is not None and entry.package is not None:
         return _packaged(name, entry)
     folder = Path(name).expanduser()
+    if entry is not None and root is not None and not folder.is_dir():
+        folder = root / name
     if not folder.is_dir():
         hint = (
-            "give the path of a folder with these weights"
+            "give the path of a folder with these weights" + (f", or put them into {folder}" if root else "")
             if entry
             else f"give a folder, or one of {_names()}"
         )

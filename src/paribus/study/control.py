@@ -3,14 +3,14 @@
 import json
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from paribus.data.glyphs import GlyphsConfig
 from paribus.encoders.vision import EncoderConfig
 from paribus.errors import UserError
 from paribus.objectives import AnyObjective
 from paribus.objectives.base import ObjectiveConfig
-from paribus.study.corpora import AnySource
+from paribus.study.corpora import OWN, AnySource
 from paribus.types import Budget, Config, Confound, Recipe, ViewSpec
 from paribus.vlm.language import LanguageConfig
 from paribus.vqa.glyphqa import GlyphQAConfig
@@ -25,8 +25,17 @@ class Data(Config):
     """Where the pictures come from and what their captions mention."""
 
     source: AnySource = GlyphsConfig()
-    captions: str = "thing"
+    captions: str = Field("thing", description="what they mention; of shards always own")
     vocabulary: int = Field(4096, ge=300, description="of the BPE tokenizer trained on the captions")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own(cls, value: Any) -> Any:
+        """Where nothing is said, shards have captions of their own."""
+        source = value.get("source") if isinstance(value, dict) else None
+        if isinstance(source, dict) and source.get("kind") == "shards":
+            return {"captions": OWN, **value}
+        return value
 
 
 class VisionLanguageConfig(Config):

@@ -10,12 +10,16 @@ from pydantic import Field
 
 from paribus.data import art as art_module
 from paribus.data import glyphs, shards
+from paribus.data.captions import find_policy
+from paribus.errors import UserError
 from paribus.files import sha256
 from paribus.results import Attribution
 from paribus.study.stage import Stage
 from paribus.types import Config, Runtime
 
 Split = Literal["train", "redraw", "test"]
+OWN = "own"
+"""The caption policy of data that brings its captions along."""
 ALL: tuple[Split, ...] = ("train", "redraw", "test")
 
 
@@ -40,6 +44,8 @@ def _fetched(folder: Path) -> Path:
     return folder
 
 
+ART_BYTES = 170e6
+"""What the unpacked art takes."""
 PINS_DIGEST = sha256(art_module.PINS)[:16]
 
 
@@ -83,6 +89,18 @@ class Corpus(Stage[CorpusRecord]):
         """Captions of the training split, or of all splits."""
         return self.open(runtime, ALL if everything else ("train",), captions).captions
 
+    def check_captions(self, policy: str) -> None:
+        """See that captions can be told so.
+
+        Raises:
+            UserError: there is no such policy.
+        """
+        find_policy(policy)
+
+    def disk(self) -> float:
+        """The art, and every picture."""
+        return ART_BYTES + 3.0 * self.source.size**2 * self.expected()
+
     def expected(self) -> int:
         """About how many samples there will be, where costs are predicted."""
         return glyphs.ABOUT
@@ -109,7 +127,7 @@ class Shards(Stage[ShardsRecord]):
         return ShardsRecord(digest=meta.digest, counts={"train": meta.samples, **meta.left_out})
 
     def open(
-        self, runtime: Runtime, splits: Sequence[Split] = ("train",), captions: str = "own"
+        self, runtime: Runtime, splits: Sequence[Split] = ("train",), captions: str = OWN
     ) -> shards.Shards:
         """The shards as a source; all of it is for training."""
         del splits, captions
@@ -120,6 +138,19 @@ class Shards(Stage[ShardsRecord]):
         del everything
         source = self.open(runtime, captions=captions)
         return (source.caption(index) for index in range(len(source)))
+
+    def check_captions(self, policy: str) -> None:
+        """See that captions are the files' own: they cannot be told otherwise.
+
+        Raises:
+            UserError: another policy is asked for.
+        """
+        if policy != OWN:
+            raise UserError(f"shards bring captions of their own: write {OWN}, not {policy!r}.")
+
+    def disk(self) -> float:
+        """The index; the shards themselves are not copied."""
+        return float(shards.ROW.itemsize * self.expected())
 
     def expected(self) -> int:
         """The declared number."""

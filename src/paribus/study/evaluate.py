@@ -89,6 +89,11 @@ class Extract(Stage[ExtractRecord]):
             save_file({"images": features, "symbols": grid}, path)
         return ExtractRecord(images=len(features), width=features.shape[1])
 
+    def disk(self) -> float:
+        """Four bytes a value."""
+        width = 0 if isinstance(self.encoder, Histogram) else self.encoder.encoder.width
+        return 4.0 * width * self.corpus.expected()
+
     def _encode(self, runtime: Runtime) -> Any:
         if isinstance(self.encoder, Histogram):
             return colour_histogram

@@ -57,6 +57,10 @@ class Stage(BaseModel, Generic[R]):
         """Predicted floating-point operations; 0 where they do not matter."""
         return 0.0
 
+    def disk(self) -> float:
+        """Predicted bytes that are left behind; small files are not counted."""
+        return 0.0
+
     def label(self) -> str:
         """What a person reads in an address; the hash tells stages apart."""
         return self.name

@@ -1,8 +1,9 @@
 """The stages that make encoders: pre-training, and the untrained baseline."""
 
+import json
 import logging
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Optional
+from typing import Annotated, ClassVar, Literal, NamedTuple, Optional
 
 import numpy as np
 import torch
@@ -128,22 +129,56 @@ class Pretrain(Training[PretrainRecord]):
 
     def flops(self) -> float:
         """Counted on meta tensors: no memory, no data, no weights; captions of an assumed length."""
-        with torch.device("meta"):
-            encoder = VisionEncoder(self.encoder, self.seed)
-            objective = build_objective(self.objective, encoder, Material(), self.seed)
-            views = {
-                view.name: torch.empty(2, view.count, 3, *[round(view.size * self.encoder.image_size)] * 2)
-                for view in self.views
-            }
-            batch = Batch(np.arange(2, dtype=np.uint64), views, [ASSUMED_CAPTION] * 2, [""] * 2)
-            counted = training_flops(objective, batch)
-        return counted * self.budget.steps * self.budget.batch
+        return self._sketch().flops * self.budget.steps * self.budget.batch
+
+    def disk(self) -> float:
+        """What ships: the encoder, and tower and projections where there are any."""
+        return self._sketch().bytes
+
+    def image_forwards(self) -> float:
+        """Full-size image forwards for one sample."""
+        return self._sketch().forwards
+
+    def _sketch(self) -> "Sketch":
+        """What one sample costs, counted once a process."""
+        key = json.dumps(
+            [part.model_dump(mode="json") for part in (self.encoder, self.objective, *self.views)]
+        )
+        if key not in _sketched:
+            _sketched[key] = _sketch(self)
+        return _sketched[key]
 
     def open(self, runtime: Runtime) -> VisionEncoder:
         """The trained encoder."""
         encoder = VisionEncoder(self.encoder, self.seed)
         load_weights(encoder, self.folder(runtime) / "encoder.safetensors")
         return encoder
+
+
+class Sketch(NamedTuple):
+    """What a pre-training costs, as counted on meta tensors."""
+
+    flops: float
+    forwards: float
+    bytes: float
+
+
+_sketched: dict[str, Sketch] = {}
+
+
+def _sketch(stage: Pretrain) -> Sketch:
+    with torch.device("meta"):
+        encoder = VisionEncoder(stage.encoder)
+        objective = build_objective(stage.objective, encoder, Material(), 0)
+        views = {
+            view.name: torch.empty(2, view.count, 3, *[round(view.size * stage.encoder.image_size)] * 2)
+            for view in stage.views
+        }
+        batch = Batch(np.arange(2, dtype=np.uint64), views, [ASSUMED_CAPTION] * 2, [""] * 2)
+        flops = training_flops(objective, batch)
+    shipped = (objective.encoder(), objective.joint_space())
+    weights = sum(p.numel() for part in shipped if part is not None for p in part.parameters())
+    return Sketch(flops, objective.image_forwards(), 4.0 * weights)
 
 
 ASSUMED_CAPTION = "a picture of a thing, and what is said of it"

@@ -7,7 +7,6 @@ from typing import Any, Literal, NamedTuple
 import yaml
 from pydantic import Field, ValidationError
 
-from paribus.data.captions import find_policy
 from paribus.errors import UserError
 from paribus.probes.linear import Grid
 from paribus.study.control import (
@@ -326,7 +325,7 @@ def _check(study: Study, path: Path) -> None:
     policies |= {f"arms.{name}.captions": arm.captions for name, arm in study.arms.items() if arm.captions}
     for place, policy in policies.items():
         try:
-            find_policy(policy)
+            study.corpus.check_captions(policy)
         except UserError as error:
             raise UserError(f"{path}: {place}: {error}") from error
     taken = {"untrained", "colour-histogram"} & set(study.arms)

@@ -7,7 +7,6 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 from tokenizers import Tokenizer
 
-from paribus.data.captions import find_policy
 from paribus.encoders import weights as weights_module
 from paribus.encoders.pretrained import PretrainedConfig
 from paribus.encoders.text import Material, TowerConfig, load_tokenizer, save_tokenizer, train_tokenizer
@@ -73,8 +72,11 @@ class Weights(Stage[WeightsRecord]):
 
     def compute(self, folder: Path, runtime: Runtime) -> WeightsRecord:
         """Find them and take their digest."""
-        del folder, runtime
-        return WeightsRecord(digest=weights_module.digest(weights_module.find(self.weights)))
+        del folder
+        return WeightsRecord(digest=weights_module.digest(self._find(runtime)))
+
+    def _find(self, runtime: Runtime) -> Path:
+        return weights_module.find(self.weights, runtime.cache / "weights")
 
     def path(self, runtime: Runtime) -> Path:
         """Where they are, still as they were.
@@ -82,7 +84,7 @@ class Weights(Stage[WeightsRecord]):
         Raises:
             UserError: they are gone or have changed since the stage ran.
         """
-        path, record = weights_module.find(self.weights), self.cached(runtime)
+        path, record = self._find(runtime), self.cached(runtime)
         if record is not None and weights_module.digest(path) != record.digest:
             raise UserError(
                 f"The weights in {path} have changed since {self.folder(runtime)} was made: "
@@ -140,6 +142,11 @@ class Vectors(Stage[VectorsRecord]):
         """Forward passes over as many captions as there are samples."""
         return vector_flops(self._config(), self.corpus.expected(), CAPTION_TOKENS)
 
+    def disk(self) -> float:
+        """Two bytes a value, and eight for the caption's name."""
+        width = weights_module.architecture(self.weights.weights)["hidden_size"]
+        return float(self.corpus.expected() * (2 * width + 8))
+
     def describe(self) -> str:
         """For the ledger."""
         return f"caption vectors of {self.weights.weights}, layer {self.layer}, {self.pooling} pooling"
@@ -190,5 +197,5 @@ def text_stage(
         common: the control's, on which a vocabulary is trained.
         vocabulary: its size.
     """
-    find_policy(captions)
+    corpus.check_captions(captions)
     return None if tower is None else TEXTS[tower.kind](tower, corpus, captions, common, vocabulary)

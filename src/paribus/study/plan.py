@@ -1,0 +1,144 @@
+"""Plan: what a study will cost, from its file alone; no data, no weights, no memory."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from paribus.study.stage import AnyStage, walk
+from paribus.study.stages import Pretrain
+from paribus.study.study import Study
+from paribus.types import Runtime
+
+ASSUMED_RATE = 60e9 * (os.cpu_count() or 1)
+"""FLOP/s assumed on a machine that has not finished a training yet; then its own rate counts."""
+
+GPU_RATE = 350e12
+"""FLOP/s that a current data-centre GPU sustains in bf16: the rate that GPU-hours are counted at."""
+
+
+class Planned(NamedTuple):
+    """One stage of a plan; ``disk`` in bytes, 0 for both once it is done."""
+
+    address: str
+    done: bool
+    flops: float
+    seconds: float
+    depth: int
+    disk: float
+
+
+class ArmCost(NamedTuple):
+    """What one arm under one seed is predicted to cost, whether it is done or not."""
+
+    name: str
+    seed: int
+    steps: int
+    samples: int
+    forwards: float
+    flops: float
+
+    @property
+    def gpu_hours(self) -> float:
+        """At ``GPU_RATE``."""
+        return self.flops / GPU_RATE / 3600
+
+
+def plan(study: Study, runtime: Runtime) -> Iterator[Planned]:
+    """The graph from its ends down, each stage once, with what it is predicted to cost."""
+    rate = measured_rate(study, runtime)
+    seen: set[str] = set()
+
+    def visit(stage: AnyStage, depth: int) -> Iterator[Planned]:
+        address = stage.address()
+        if address in seen:
+            return
+        seen.add(address)
+        done = stage.cached(runtime) is not None
+        flops, disk = (0.0, 0.0) if done else (stage.flops(), stage.disk())
+        yield Planned(address, done, flops, flops / rate, depth, disk)
+        for below in stage.inputs():
+            yield from visit(below, depth + 1)
+
+    for stage in study.stages():
+        yield from visit(stage, 0)
+
+
+def measured_rate(study: Study, runtime: Runtime) -> float:
+    """FLOP/s that this machine reached in the study's finished pre-trainings, or the assumed rate."""
+    flops = seconds = 0.0
+    for stage in walk(study.stages()):
+        if isinstance(stage, Pretrain):
+            record = stage.cached(runtime)
+            if record is not None and record.seconds > 0:
+                flops += record.flops_per_sample * record.samples
+                seconds += record.seconds
+    return flops / seconds if seconds else ASSUMED_RATE
+
+
+def arm_costs(study: Study) -> list[ArmCost]:
+    """Steps, samples and FLOPs of every arm."""
+    return [
+        ArmCost(
+            name=arm.name,
+            seed=arm.seed,
+            steps=arm.encoder.budget.steps,
+            samples=arm.encoder.budget.steps * arm.encoder.budget.batch,
+            forwards=arm.encoder.image_forwards(),
+            flops=arm.encoder.flops(),
+        )
+        for arm in study.all_arms()
+    ]
+
+
+def spell(arms: Sequence[ArmCost], stages: Sequence[Planned], cache: Path) -> str:
+    """The plan as text: the graph, the arms, the sum."""
+    lines = [_stage(stage) for stage in stages]
+    width = max(len(arm.name) for arm in arms)
+    lines += [
+        "",
+        f"{'arm':<{width}}  seed     steps      samples  forwards  FLOPs/sample     FLOPs  GPU-hours",
+        *(_arm(arm, width) for arm in arms),
+        f"(forwards: of a full-size image, a sample; GPU-hours at {GPU_RATE / 1e12:.0f} TFLOP/s)",
+        "",
+        _sum(stages, cache),
+    ]
+    return "\n".join(lines)
+
+
+def _stage(stage: Planned) -> str:
+    cost = f"{stage.flops:9.2e} FLOPs  ~{duration(stage.seconds)}" if stage.flops else "to do"
+    return f"{'  ' * stage.depth + stage.address:<48}  {'cached' if stage.done else cost}"
+
+
+def _arm(arm: ArmCost, width: int) -> str:
+    each = arm.flops / arm.samples
+    return (
+        f"{arm.name:<{width}}  {arm.seed:>4}  {arm.steps:>8,}  {arm.samples:>11,}  {arm.forwards:>8.2f}"
+        f"  {each:>12.2e}  {arm.flops:>8.2e}  {arm.gpu_hours:>9.{1 if arm.gpu_hours >= 1 else 4}f}"
+    )
+
+
+def _sum(stages: Sequence[Planned], cache: Path) -> str:
+    waiting = [stage for stage in stages if not stage.done]
+    flops, seconds = sum(stage.flops for stage in waiting), sum(stage.seconds for stage in waiting)
+    hours, disk = flops / GPU_RATE / 3600, sum(stage.disk for stage in waiting)
+    return (
+        f"{len(stages)} stages, {len(stages) - len(waiting)} cached; the rest needs {flops:.2e} FLOPs: about "
+        f"{duration(seconds)} of training at this machine's rate, or {hours:.{1 if hours >= 1 else 4}f} "
+        f"GPU-hours at {GPU_RATE / 1e12:.0f} TFLOP/s; and about {disk / 1e6:,.0f} MB of disk beside the "
+        f"{disk_bytes(cache) / 1e6:,.0f} MB that are used."
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that a person would take."""
+    for unit, length in (("years", 365 * 86400), ("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:,.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def disk_bytes(folder: Path) -> int:
+    """What a folder holds; 0 if there is none."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
