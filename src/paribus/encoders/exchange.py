@@ -9,7 +9,7 @@ What a layout has no place for is refused rather than left out.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
 import torch
@@ -125,11 +125,7 @@ def from_layout(
     """
     shapes = {name.removeprefix(layout.prefix): value for name, value in to_layout(wanted, layout).items()}
     given = {name: value for name, value in tensors.items() if not re.match(layout.ignored, name)}
-    faults = _faults(given, shapes, _absent_biases(given, layout, wanted))
-    if faults:
-        more = f", and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
-        listed = ", ".join(faults[:SHOWN])
-        raise UserError(f"{where} is not the {layout.title} that its config describes: {listed}{more}{hint}.")
+    refuse_faults(where, layout.title, given, shapes, _absent_biases(given, layout, wanted), hint)
     out: State = {}
     for ours, like in wanted.items():
         stem, number, kind = _parsed(ours)
@@ -141,7 +137,27 @@ def from_layout(
     return out
 
 
-def _faults(given: Mapping[str, Tensor], shapes: Mapping[str, Tensor], absent: set[str]) -> list[str]:
+def refuse_faults(
+    where: str,
+    title: str,
+    given: Mapping[str, Tensor],
+    shapes: Mapping[str, Tensor],
+    absent: Set[str] = frozenset(),
+    hint: str = "",
+) -> None:
+    """See that names and shapes are those that a config describes.
+
+    Raises:
+        UserError: they are not; the first few are listed.
+    """
+    faults = _faults(given, shapes, absent)
+    if faults:
+        more = f", and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+        listed = ", ".join(faults[:SHOWN])
+        raise UserError(f"{where} is not the {title} that its config describes: {listed}{more}{hint}.")
+
+
+def _faults(given: Mapping[str, Tensor], shapes: Mapping[str, Tensor], absent: Set[str]) -> list[str]:
     """What of a file does not fit, shapes first, since they say more than names."""
     faults = [
         f"{name} is {list(given[name].shape)} and not {list(shape.shape)}"

@@ -23,10 +23,12 @@ from torch import Tensor
 from paribus.encoders import foreign_open_clip, foreign_timm, foreign_transformers
 from paribus.encoders.exchange import (
     State,
+    blank,
     contiguous,
     found_prefix,
     own_state,
     read_encoder,
+    refuse_faults,
     register_positions,
     to_layout,
 )
@@ -247,10 +249,12 @@ def _same(path: Path, digest: str) -> None:
 
 
 def _own(config: EncoderConfig, folder: Path) -> VisionEncoder:
-    encoder = VisionEncoder(config)
-    if not (folder / "encoder.safetensors").is_file():
+    path = folder / "encoder.safetensors"
+    if not path.is_file():
         raise UserError(f"{folder} holds no weights: it has no encoder.safetensors.")
-    load_weights(encoder, folder / "encoder.safetensors")
+    refuse_faults(str(path), "encoder", _tensors(path, load_file), blank(config))
+    encoder = VisionEncoder(config)
+    load_weights(encoder, path)
     return encoder
 
 

@@ -64,6 +64,7 @@ class PretrainedTower(Tower):
             self.tokenizer = None
             with torch_seed(seed, "text"):
                 self.model = blank_model(config.weights, attn_implementation="eager")
+            check_context(positions_of(self.model), config)
         else:
             self.tokenizer = load_tokenizer(material.folder)
             attention = "sdpa" if torch.cuda.is_available() else "eager"
@@ -139,7 +140,11 @@ def _check_fit(tokenizer: Any, model: PreTrainedModel, config: PretrainedConfig)
             f"The tokenizer of {config.weights} has {len(tokenizer)} tokens and the model {rows} embeddings: "
             "they do not belong together."
         )
-    room = positions_of(model)
+    check_context(positions_of(model), config)
+
+
+def check_context(room: int, config: Any) -> None:
+    """See that a text of the context has a position for every token."""
     if config.context > room:
         raise UserError(
             f"text.context is {config.context}, but {config.weights} has {room} positions: lower it."

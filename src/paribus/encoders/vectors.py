@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from paribus.encoders.pretrained import layers_of
+from paribus.encoders.pretrained import check_context, layers_of
 from paribus.encoders.text import Material, Projection, Tower, TowerConfig, clean
-from paribus.encoders.weights import architecture, load_model, load_tokenizer, tokenize
+from paribus.encoders.weights import config_of, load_model, load_tokenizer, tokenize
 from paribus.errors import UserError
 from paribus.files import write_json
 from paribus.progress import progress
@@ -106,14 +106,17 @@ def _opened(work: Path, meta: VectorsMeta) -> tuple[np.memmap[Any, np.dtype[np.f
     return np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape), 0
 
 
+def _check_layer(config: FrozenConfig, count: int) -> None:
+    if -config.layer > count:
+        raise UserError(
+            f"text.layer is {config.layer}, but {config.weights} has {count} layers: choose -1 to -{count}."
+        )
+
+
 def _cut(model: Any, config: FrozenConfig) -> Any:
     """The model without the layers that come after the one that is read."""
     layers = layers_of(model)
-    if -config.layer > len(layers):
-        raise UserError(
-            f"text.layer is {config.layer}, but {config.weights} has {len(layers)} layers: "
-            f"choose -1 to -{len(layers)}."
-        )
+    _check_layer(config, len(layers))
     # Hidden states end with the normalised last one; the one before it is the second-to-last layer's own
     # output, so one more layer than is read has to stay.
     if config.layer < -1:
@@ -155,8 +158,12 @@ def embed(model: Any, tokenizer: Any, texts: Sequence[str], config: FrozenConfig
 
 def vector_flops(config: FrozenConfig, captions: int, tokens: int) -> float:
     """Two operations a weight and token, over the layers that are run."""
-    sizes = architecture(config.weights)
-    width, heads = sizes["hidden_size"], sizes["num_attention_heads"]
+    known = config_of(config.weights)
+    sizes = known.to_dict() | {
+        "intermediate_size": getattr(known, "intermediate_size", 4 * known.hidden_size),
+        "num_hidden_layers": known.num_hidden_layers,
+    }
+    width, heads = known.hidden_size, known.num_attention_heads
     shared = sizes.get("num_key_value_heads", heads) / heads
     hidden = 3 if "num_key_value_heads" in sizes else 2
     per_layer = width**2 * (2 + 2 * shared) + hidden * width * sizes["intermediate_size"]
@@ -172,6 +179,19 @@ def _table(folder: Path) -> tuple[NDArray[np.uint64], NDArray[np.float16]]:
 
 def _width(folder: Path) -> int:
     return int(_table(folder)[1].shape[1])
+
+
+def _foreseen(config: FrozenConfig) -> int:
+    """The width, after a look at what the config tells."""
+    sizes = config_of(config.weights)
+    _check_layer(config, sizes.num_hidden_layers)
+    check_context(sizes.max_position_embeddings, config)
+    if sizes.hidden_size % sizes.num_attention_heads:
+        raise UserError(
+            f"{config.weights}: its width {sizes.hidden_size} is not a multiple of its heads, "
+            f"{sizes.num_attention_heads}: copy the model's whole folder."
+        )
+    return int(sizes.hidden_size)
 
 
 class VectorTower(Tower):
@@ -190,11 +210,7 @@ class VectorTower(Tower):
         # A tower without parameters still has to know where its output belongs.
         self.register_buffer("place", torch.zeros(()), persistent=False)
         try:
-            self.width = int(
-                architecture(config.weights)["hidden_size"]
-                if self.folder is None
-                else _table(self.folder)[1].shape[1]
-            )
+            self.width = int(_foreseen(config) if self.folder is None else _table(self.folder)[1].shape[1])
         except (OSError, ValueError) as error:
             raise UserError(
                 f"{self.folder} holds no caption vectors: delete it and run the study again."

@@ -10,6 +10,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,15 @@ PARTS = (
     "*.gguf",
 )
 """What of a folder matters."""
+
+SHOWN = 3
+"""How many misfits one sentence lists; the rest is counted."""
+
+WORDS = ("tokenizer.json", "vocab.*", "*.model", "*.gguf")
+"""Files of which at least one is needed to make a tokenizer."""
+
+_LAYER = re.compile(r"\b(layers?|h|blocks?)\.\d+\.")
+"""In names of tensors that belong to a numbered layer; heads that are left out on purpose do not."""
 
 NEEDED = "A GGUF file needs the packages gguf and accelerate: run `pip install 'paribus[llm]'`."
 
@@ -173,6 +183,11 @@ def _gguf(folder: Path) -> dict[str, str]:
     return {"gguf_file": found[0].name} if found and not (folder / "config.json").is_file() else {}
 
 
+def _local(folder: Path) -> dict[str, Any]:
+    """How transformers is to read a folder: nothing from elsewhere, no code out of it."""
+    return {"local_files_only": True, "trust_remote_code": False, **_gguf(folder)}
+
+
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     """A folder's fast tokenizer, with a pad token.
 
@@ -182,10 +197,11 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     _prepare()
     from transformers import AutoTokenizer
 
+    if not any(any(folder.glob(pattern)) for pattern in WORDS):
+        # transformers would make up an empty one
+        raise UserError(f"{folder} holds no tokenizer: copy the model's whole folder.")
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, **_gguf(folder)
-        )
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, **_local(folder))
     except ImportError as error:
         raise UserError(NEEDED) from error
     except Exception as error:  # transformers and tokenizers raise what they like on a bad file
@@ -194,6 +210,8 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
         ) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.pad_token is None:  # what stands there is masked
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
     tokenizer.padding_side = tokenizer.truncation_side = "right"
     return tokenizer
 
@@ -211,31 +229,68 @@ def load_model(folder: Path, **settings: Any) -> "PreTrainedModel":
     try:
         if _gguf(folder) and not all(map(importlib.util.find_spec, ("gguf", "accelerate"))):
             raise ImportError(NEEDED)
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, **_gguf(folder))
+        config = AutoConfig.from_pretrained(folder, **_local(folder))
         settings |= still(config) | headless(MODEL_MAPPING[type(config)])
-        model: PreTrainedModel = AutoModel.from_pretrained(
-            folder, local_files_only=True, **_gguf(folder), **settings
+        model: PreTrainedModel
+        model, told = AutoModel.from_pretrained(
+            folder, output_loading_info=True, ignore_mismatched_sizes=True, **_local(folder), **settings
         )
     except ImportError as error:
         raise UserError(NEEDED) from error
     except Exception as error:  # as above
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{folder} cannot be read as a transformers model: {reason}.") from error
+        raise UserError(f"{folder} cannot be read as a transformers model: {reason.rstrip('.')}.") from error
+    faults = [
+        f"{name} is {list(has)} and not {list(wants)}" for name, has, wants in sorted(told["mismatched_keys"])
+    ]
+    faults += [f"{name} is missing" for name in sorted(told["missing_keys"])]
+    faults += [f"{name} is too many" for name in sorted(told["unexpected_keys"]) if _LAYER.search(name)]
+    if faults:
+        more = f", and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+        raise UserError(
+            f"The weights in {folder} are not the {type(model).__name__} that its config describes: "
+            f"{', '.join(faults[:SHOWN])}{more}: copy the model's whole folder."
+        )
     return model
+
+
+def config_of(name: str) -> Any:
+    """A transformers config: of known weights, or of a folder."""
+    _prepare()
+    from transformers import AutoConfig
+
+    try:
+        folder = Path(name).expanduser()
+        if name not in known() and _gguf(folder):
+            config = AutoConfig.from_pretrained(folder, **_local(folder))
+        else:
+            described = architecture(name)
+            config = AutoConfig.for_model(described.pop("model_type"), **described)
+    except UserError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200].rstrip(".")
+        raise UserError(f"{name} describes no transformers model: {reason}.") from error
+    if not hasattr(config, "vocab_size") or not hasattr(config, "max_position_embeddings"):
+        raise UserError(f"{name} is no model of texts: its config says {config.model_type}.")
+    return config
 
 
 def blank_model(name: str, **settings: Any) -> "PreTrainedModel":
     """The architecture alone, with whatever weights its class begins with."""
     _prepare()
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoModel
     from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
-    described = architecture(name)
-    config = AutoConfig.for_model(described.pop("model_type"), **described)
+    config = config_of(name)
     for key, value in still(config).items():
         setattr(config, key, value)
     settings |= headless(MODEL_MAPPING[type(config)])
-    model: PreTrainedModel = AutoModel.from_config(config, **settings)  # type: ignore[no-untyped-call]
+    try:
+        model: PreTrainedModel = AutoModel.from_config(config, **settings)  # type: ignore[no-untyped-call]
+    except ValueError as error:
+        reason = " ".join(str(error).split())[:200].rstrip(".")
+        raise UserError(f"{name} describes no transformers model: {reason}.") from error
     return model
 
 

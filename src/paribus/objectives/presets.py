@@ -68,7 +68,7 @@ def expand(value: Any) -> Any:
         return value
     changes = dict(value)
     name = changes.pop("preset")
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         raise ValueError(f"there is no preset {name!r}: choose one of {', '.join(PRESETS)}")
     return merged(PRESETS[name], changes)
 

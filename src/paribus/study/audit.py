@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from paribus.results import LedgerRow
 from paribus.study.control import GEOMETRY
 from paribus.study.stage import walk
-from paribus.study.stages import PretrainRecord
+from paribus.study.stages import Pretrain, PretrainRecord
 from paribus.study.study import Arm, Study
 from paribus.types import Confound, Runtime, ViewSpec
 
@@ -182,6 +182,13 @@ def _stored(study: Study, runtime: Runtime) -> list[str]:
         stored = stage.stored_config(runtime)
         if stored is None:
             continue
+        if isinstance(stage, Pretrain) and stage.text is not None:
+            record, now = stage.cached(runtime), stage.text.read_with(runtime)
+            if record is not None and record.words != now:
+                faults.append(
+                    f"{names[stage.address()]} read its captions with weights {record.words[:16]}, which are "
+                    f"{now[:16]} now: delete {stage.folder(runtime)} and run again"
+                )
         made, wanted, address = flatten(stored), flatten(stage.identity()), stage.address()
         faults += [
             f"{names.get(address, address)} was made with {path} {made.get(path, '–')}, "

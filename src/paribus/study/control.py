@@ -6,9 +6,10 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from paribus.data.glyphs import GlyphsConfig
+from paribus.encoders.towers import TOWERS
 from paribus.encoders.vision import EncoderConfig
 from paribus.errors import UserError
-from paribus.objectives import AnyObjective
+from paribus.objectives import OBJECTIVES, AnyObjective
 from paribus.objectives.base import ObjectiveConfig
 from paribus.study.corpora import OWN, AnySource
 from paribus.types import Budget, Config, Confound, Recipe, ViewSpec
@@ -131,14 +132,35 @@ def depart(settings: dict[str, Any], confounds: tuple[Confound, ...], arm: str) 
     return changed
 
 
+KINDS = {"objective": tuple(OBJECTIVES), "text": tuple(TOWERS), "source": ("glyphs", "shards")}
+"""Fields of several kinds -> the kinds, which pydantic puts into its paths though no file has them there."""
+
+
+def _path(loc: tuple[int | str, ...]) -> str:
+    """Where in the file: pydantic's path without the kinds."""
+    inside = [
+        str(part)
+        for before, part in zip(("", *loc), loc, strict=False)
+        if part not in KINDS.get(str(before), ())
+    ]
+    return ".".join(inside) or "the file"
+
+
 def one_sentence(error: ValidationError, where: str) -> str:
     """The first complaint of a pydantic error as one sentence that names file, field and value."""
     first = error.errors()[0]
-    path = ".".join(str(part) for part in first["loc"]) or "the file"
+    path = _path(first["loc"])
     more = len(error.errors()) - 1
     also = f" ({more} more after it)" if more else ""
     if first["type"] == "extra_forbidden":
         return f"{where}: {path} is not a known key; remove it or correct its spelling{also}."
-    value = f", not {first['input']!r}" if not isinstance(first["input"], dict) else ""
+    if first["type"] == "union_tag_not_found":
+        kinds = ", ".join(KINDS[str(first["loc"][-1])])
+        return f"{where}: {path}: say its kind, one of {kinds}{also}."
+    value = (
+        f", not {first['input']!r}"
+        if first["type"] != "too_short" and not isinstance(first["input"], dict)
+        else ""
+    )
     message = first["msg"].removeprefix("Value error, ")
     return f"{where}: {path}: {message[0].lower()}{message[1:]}{value}{also}."

@@ -124,7 +124,8 @@ class Shards(Stage[ShardsRecord]):
     def compute(self, folder: Path, runtime: Runtime) -> ShardsRecord:
         """Read every shard once."""
         meta = shards.build_index(self.source, folder / "index", runtime.workers)
-        return ShardsRecord(digest=meta.digest, counts={"train": meta.samples, **meta.left_out})
+        mended = {f"captions {how}": count for how, count in meta.mended.items()}
+        return ShardsRecord(digest=meta.digest, counts={"train": meta.samples, **meta.left_out, **mended})
 
     def open(
         self, runtime: Runtime, splits: Sequence[Split] = ("train",), captions: str = OWN

@@ -27,6 +27,8 @@ def execute(study: Study, runtime: Runtime, say: Say) -> bool:
         waiting = [stage for stage in stages if agreed(share.first and stage.cached(runtime) is None)]
         tell = say if share.first else _silent
         tell(f"{len(stages)} stages, {len(stages) - len(waiting)} of them done")
+        for stage in waiting if share.first else ():
+            stage.check(runtime)
         for number, stage in enumerate(waiting, 1):
             tell(f"[{number}/{len(waiting)}] {stage.address()}")
             started = time.monotonic()

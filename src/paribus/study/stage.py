@@ -53,6 +53,10 @@ class Stage(BaseModel, Generic[R]):
         """Do the work, leave files in ``folder``, return the record. May be called again after a kill."""
         raise NotImplementedError
 
+    def check(self, runtime: Runtime) -> None:
+        """See, before anything is computed, that what it needs from outside is there."""
+        del runtime
+
     def flops(self) -> float:
         """Predicted floating-point operations; 0 where they do not matter."""
         return 0.0

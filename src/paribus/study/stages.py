@@ -46,6 +46,7 @@ class PretrainRecord(Config):
     steps: int
     flops_per_sample: float
     image_forwards: float = Field(description="per sample")
+    words: str = Field("", description="digest of the pretrained weights that read its captions")
     trainable_parameters: int
     trainable: list[str] = Field(description="tensors that moved")
     frozen: list[str] = Field(description="tensors of towers that did not")
@@ -92,6 +93,7 @@ class Pretrain(Training[PretrainRecord]):
             steps=self.budget.steps,
             flops_per_sample=flops,
             image_forwards=objective.image_forwards(),
+            words="" if self.text is None else self.text.read_with(runtime),
             trainable_parameters=sum(p.numel() for p in trainable(objective).values()),
             trainable=moving,
             frozen=frozen,
@@ -126,6 +128,15 @@ class Pretrain(Training[PretrainRecord]):
             share=share(),
         )
         return objective, loader
+
+    def blank(self) -> Objective:
+        """The objective without weights, to be counted and looked at.
+
+        Raises:
+            UserError: its text tower cannot be built as its config says.
+        """
+        with torch.device("meta"):
+            return build_objective(self.objective, VisionEncoder(self.encoder), Material(), 0)
 
     def flops(self) -> float:
         """Counted on meta tensors: no memory, no data, no weights; captions of an assumed length."""
@@ -167,9 +178,8 @@ _sketched: dict[str, Sketch] = {}
 
 
 def _sketch(stage: Pretrain) -> Sketch:
+    objective = stage.blank()
     with torch.device("meta"):
-        encoder = VisionEncoder(stage.encoder)
-        objective = build_objective(stage.objective, encoder, Material(), 0)
         views = {
             view.name: torch.empty(2, view.count, 3, *[round(view.size * stage.encoder.image_size)] * 2)
             for view in stage.views

@@ -7,7 +7,9 @@ from typing import Any, Literal, NamedTuple
 import yaml
 from pydantic import Field, ValidationError
 
+from paribus.encoders.weights import known
 from paribus.errors import UserError
+from paribus.objectives.base import ObjectiveConfig
 from paribus.probes.linear import Grid
 from paribus.study.control import (
     Control,
@@ -23,6 +25,7 @@ from paribus.study.evaluate import Compare, Embedding, Extract, Histogram, Probe
 from paribus.study.stage import AnyStage, Stage
 from paribus.study.stages import Pretrain, Untrained
 from paribus.study.texts import text_stage
+from paribus.train.optim import check_rates
 from paribus.types import Config, Confound
 
 Baseline = Literal["untrained", "colour-histogram"]
@@ -271,6 +274,22 @@ def _cut(arm: Arm, share: float, least: float) -> Arm:
     return arm._replace(encoder=arm.encoder.changed(budget=fewer), confounds=(*arm.confounds, confound))
 
 
+class _Once(yaml.SafeLoader):
+    """YAML in which a key that stands there twice is an error; PyYAML silently takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.tag != "tag:yaml.org,2002:merge" and isinstance(key.value, str):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"{key.value} stands there twice", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def load_study(path: Path, changes: tuple[str, ...] = ()) -> Study:
     """Read a study file, with ``path=value`` changes applied and validated like the file.
 
@@ -278,7 +297,7 @@ def load_study(path: Path, changes: tuple[str, ...] = ()) -> Study:
         UserError: the file or a change is not valid; one sentence says where.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Once)
     except FileNotFoundError as error:
         raise UserError(
             f"There is no study file {path}: give the path of a YAML file, e.g. studies/quickstart.yaml."
@@ -308,6 +327,11 @@ def _change(content: dict[str, Any], change: str) -> None:
     if not separator or not path:
         raise UserError(f"--set {change}: write path=value, e.g. --set control.budget.samples=1000.")
     *parents, last = path.split(".")
+    arms = content.get("arms")
+    if path.count(".") > 1 and parents[0] == "arms" and isinstance(arms, dict) and parents[1] not in arms:
+        raise UserError(
+            f"--set {change}: there is no arm {parents[1]!r}; there are {', '.join(map(str, arms))}."
+        )
     place: Any = content
     for parent in parents:
         place = place.setdefault(parent, {}) if isinstance(place, dict) else None
@@ -328,6 +352,10 @@ def _check(study: Study, path: Path) -> None:
             study.corpus.check_captions(policy)
         except UserError as error:
             raise UserError(f"{path}: {place}: {error}") from error
+    for place, given in (("seeds", study.seeds), ("baselines", study.baselines), ("measure", study.measure)):
+        twice = [value for value in dict.fromkeys(given) if given.count(value) > 1]
+        if twice:
+            raise UserError(f"{path}: {place}: {twice[0]} stands there twice; write it once.")
     taken = {"untrained", "colour-histogram"} & set(study.arms)
     if taken:
         raise UserError(f"{path}: arms.{taken.pop()}: this name belongs to a baseline; choose another.")
@@ -335,13 +363,27 @@ def _check(study: Study, path: Path) -> None:
         raise UserError(
             f"{path}: reference: there is no arm {study.reference!r}; there are {', '.join(study.arms)}."
         )
-    if study.measure:
-        _ = study.measured_on
-    for arm in study.resolve(study.seeds[0]).values():
-        _check_arm(study.arms[arm.name], arm, path)
+    try:
+        _ = study.measured_on if study.measure else None
+        arms = study.resolve(study.seeds[0])
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    for arm in arms.values():
+        _check_arm(study.arms[arm.name], arm, study.control.data.vocabulary, path)
 
 
-def _check_arm(treatment: Treatment, arm: Arm, path: Path) -> None:
+def _check_vocabulary(objective: ObjectiveConfig, vocabulary: int, where: str) -> None:
+    """One tokenizer is trained for all arms: a tower that says another size would not get it."""
+    tower = objective.tower()
+    said = getattr(tower, "vocabulary", vocabulary)
+    if tower is not None and "vocabulary" in tower.model_fields_set and said != vocabulary:
+        raise UserError(
+            f"{where}.objective: the text tower's vocabulary is {said}, but one of {vocabulary} is trained "
+            "for all arms: remove the key, or change control.data.vocabulary."
+        )
+
+
+def _check_arm(treatment: Treatment, arm: Arm, vocabulary: int, path: Path) -> None:
     where, encoder, objective = f"{path}: arms.{arm.name}", arm.encoder.encoder, arm.encoder.objective
     if arm.encoder.budget.batch < objective.least_batch:
         raise UserError(
@@ -352,8 +394,24 @@ def _check_arm(treatment: Treatment, arm: Arm, path: Path) -> None:
         raise UserError(
             f"{where}: this objective trains no encoder: say with after: which arm's encoder it begins with."
         )
+    _check_vocabulary(objective, vocabulary, where)
     if treatment.captions and not objective.reads_text:
         raise UserError(f"{where}.captions: this objective reads no captions: remove the key.")
+    absent = set(getattr(objective, "reads", ())) - {view.name for view in arm.encoder.views}
+    if absent:
+        raise UserError(
+            f"{where}.objective.reads: there is no view {', '.join(sorted(absent))}: only a hybrid has "
+            "views of other parts; remove the key."
+        )
+    weights = getattr(objective.tower(), "weights", None)
+    there = weights is not None and (
+        weights in known() or (Path(weights).expanduser() / "config.json").is_file()
+    )  # a finished study is audited without its weights
+    if there or (weights is None and arm.encoder.recipe.rates):
+        try:
+            check_rates(arm.encoder.blank(), arm.encoder.recipe)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
     for view in arm.encoder.views:
         size = view.size * encoder.image_size
         if round(size) % encoder.patch:

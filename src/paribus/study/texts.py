@@ -47,6 +47,11 @@ class Words(Stage[TokenizerRecord]):
         """The tokenizer."""
         return load_tokenizer(self.folder(runtime) / "tokenizer.json")
 
+    def read_with(self, runtime: Runtime) -> str:
+        """No pretrained weights."""
+        del runtime
+        return ""
+
     def describe(self) -> str:
         """For the ledger."""
         return f"BPE of {self.vocabulary} trained on the captions ({self.captions})"
@@ -70,6 +75,17 @@ class Weights(Stage[WeightsRecord]):
     version: int = 1
     weights: str
 
+    def check(self, runtime: Runtime) -> None:
+        """See that they are there and that their tokenizer is theirs."""
+        folder = self._find(runtime)
+        tokens = len(weights_module.load_tokenizer(folder))
+        rows = weights_module.config_of(self.weights).vocab_size
+        if tokens > rows:
+            raise UserError(
+                f"The tokenizer of {self.weights} has {tokens} tokens and the model {rows} embeddings: "
+                "they do not belong together."
+            )
+
     def compute(self, folder: Path, runtime: Runtime) -> WeightsRecord:
         """Find them and take their digest."""
         del folder
@@ -91,6 +107,11 @@ class Weights(Stage[WeightsRecord]):
                 "delete that folder to use the new ones, or bring the old ones back."
             )
         return path
+
+    def read_with(self, runtime: Runtime) -> str:
+        """The digest of the weights."""
+        record = self.cached(runtime)
+        return "" if record is None else record.digest
 
     def describe(self) -> str:
         """For the ledger."""
@@ -144,8 +165,12 @@ class Vectors(Stage[VectorsRecord]):
 
     def disk(self) -> float:
         """Two bytes a value, and eight for the caption's name."""
-        width = weights_module.architecture(self.weights.weights)["hidden_size"]
+        width = weights_module.config_of(self.weights.weights).hidden_size
         return float(self.corpus.expected() * (2 * width + 8))
+
+    def read_with(self, runtime: Runtime) -> str:
+        """The digest of the weights."""
+        return self.weights.read_with(runtime)
 
     def describe(self) -> str:
         """For the ledger."""

@@ -33,6 +33,21 @@ def part_of(name: str, parts: Iterable[str]) -> str | None:
     return next((part for part in parts if part in name.split(".")), None)
 
 
+def check_rates(module: nn.Module, recipe: Recipe) -> None:
+    """See that what has a rate of its own is there.
+
+    Raises:
+        UserError: a part named in ``recipe.rates`` has no trainable parameter.
+    """
+    missing = set(recipe.rates) - {part_of(name, recipe.rates) for name in trainable(module)}
+    if missing:
+        known = sorted({word for name in trainable(module) for word in name.split(".")[:-1]})
+        raise UserError(
+            f"recipe.rates: nothing that trains is called {', '.join(sorted(missing))}; "
+            f"there are {', '.join(word for word in known if not word.isdigit())}."
+        )
+
+
 def build_optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
     """AdamW (Loshchilov and Hutter 2019); no decay on biases, norms, scales and other vectors.
 
@@ -44,13 +59,7 @@ def build_optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
     by_part: dict[str | None, list[nn.Parameter]] = {}
     for name, parameter in trainable(module).items():
         by_part.setdefault(part_of(name, recipe.rates), []).append(parameter)
-    missing = set(recipe.rates) - set(by_part)
-    if missing:
-        known = sorted({word for name in trainable(module) for word in name.split(".")[:-1]})
-        raise UserError(
-            f"recipe.rates: nothing that trains is called {', '.join(sorted(missing))}; "
-            f"there are {', '.join(word for word in known if not word.isdigit())}."
-        )
+    check_rates(module, recipe)
     groups = [
         {"params": chosen, "decays": decays, "scale": 1.0 if part is None else recipe.rates[part] / recipe.lr}
         for part, parameters in by_part.items()
