@@ -5,12 +5,14 @@ encodings of parts join into the encodings of the batch, and only ``loss`` sees 
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from paribus.encoders.text import TowerConfig
-from paribus.types import Batch, Clock, Config, Confound, Encoded, Losses, ViewSpec
+from paribus.types import Batch, Clock, Config, Confound, Encoded, Features, Losses, ViewSpec
 
 
 class ObjectiveConfig(Config):
@@ -49,6 +51,18 @@ class ObjectiveConfig(Config):
         return self.departures
 
 
+class Joint(nn.Module, ABC):
+    """A space where an encoder's pictures meet words."""
+
+    @abstractmethod
+    def see(self, features: Features) -> Float[Tensor, "B D"]:
+        """An encoder's features as unit vectors."""
+
+    @abstractmethod
+    def read(self, texts: Sequence[str]) -> Float[Tensor, "B D"]:
+        """Captions as unit vectors."""
+
+
 class Objective(nn.Module, ABC):
     """A supervision signal on an encoder. It knows nothing of loops, optimisers, processes or data."""
 
@@ -67,7 +81,7 @@ class Objective(nn.Module, ABC):
     def encoder(self) -> nn.Module:
         """The weights to ship."""
 
-    def joint_space(self) -> nn.Module | None:
+    def joint_space(self) -> Joint | None:
         """Text tower and projections, to be kept beside the encoder, where pictures are told in words."""
         return None
 

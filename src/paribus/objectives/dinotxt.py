@@ -19,14 +19,46 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from paribus.encoders.text import Material
-from paribus.encoders.vision import Block, VisionEncoder, init_linear
+from paribus.encoders.vision import Block, EncoderConfig, VisionEncoder, init_linear
 from paribus.objectives.contrastive import info_nce
-from paribus.objectives.joint import ImageText, ImageTextConfig
+from paribus.objectives.joint import ImageText, ImageTextConfig, JointSpace
 from paribus.objectives.residuals import keep_residuals
 from paribus.rng import torch_seed
-from paribus.types import Batch, Confound
+from paribus.types import Batch, Confound, Features
 
 CODE = "facebookresearch/dinov3 train_dinotxt"
+
+
+class AlignedSpace(JointSpace):
+    """A joint space with blocks of its own between the frozen encoder and the projection.
+
+    Args:
+        config: number of blocks, text tower, width of the space.
+        encoder: sizes of the frozen encoder.
+        material: what the text tower is built from.
+        seed: the study's root seed.
+    """
+
+    def __init__(
+        self, config: "DinoTxt.Config", encoder: EncoderConfig, material: Material, seed: int
+    ) -> None:
+        super().__init__(config, 2 * encoder.width, material, seed, config.kind)
+        with torch_seed(seed, "blocks", config.kind):
+            self.blocks = nn.ModuleList(
+                Block(encoder.width, encoder.heads, encoder.mlp_ratio) for _ in range(config.blocks)
+            )
+            self.norm = nn.LayerNorm(encoder.width, eps=1e-6)
+            init_linear(self.blocks, 0.02 * (768 / encoder.width) ** 0.5)
+
+    def represent(
+        self, features: Features, keep: Float[Tensor, "depth B 2"] | None = None
+    ) -> Float[Tensor, "B W"]:
+        """The class token beside the mean patch, after the blocks."""
+        x = torch.cat([features.cls[:, None], features.patches], dim=1)
+        for number, block in enumerate(self.blocks):
+            x = block(x, None if keep is None else keep[number])
+        x = self.norm(x)
+        return torch.cat([x[:, 0], x[:, 1:].mean(dim=1)], dim=1)
 
 
 class DinoTxt(ImageText):
@@ -50,30 +82,25 @@ class DinoTxt(ImageText):
     kind = "dinotxt"
     largest_scale = 100.0
     config: "DinoTxt.Config"
+    joint: AlignedSpace
 
     def __init__(
         self, config: "DinoTxt.Config", encoder: VisionEncoder, material: Material, seed: int
     ) -> None:
-        scale, sizes = 1.0 / config.temperature, encoder.config
-        super().__init__(config, encoder, material, seed, scale=scale, width=2 * sizes.width)
+        super().__init__(config, encoder, material, seed, scale=1.0 / config.temperature)
         encoder.requires_grad_(False)
-        with torch_seed(seed, "blocks", self.kind):
-            self.blocks = nn.ModuleList(
-                Block(sizes.width, sizes.heads, sizes.mlp_ratio) for _ in range(config.blocks)
-            )
-            self.norm = nn.LayerNorm(sizes.width, eps=1e-6)
-            init_linear(self.blocks, 0.02 * (768 / sizes.width) ** 0.5)
 
-    def features(self, batch: Batch, name: str) -> Float[Tensor, "B W"]:
-        """The class token beside the mean patch, after the trainable blocks."""
+    def space(self, material: Material, seed: int) -> AlignedSpace:
+        """A new joint space with blocks of its own."""
+        return AlignedSpace(self.config, self.image.config, material, seed)
+
+    def look(self, batch: Batch, name: str) -> Float[Tensor, "B D"]:
+        """One view's pictures as unit vectors; nothing flows back into the encoder."""
+        pixels = batch.views[name][:, 0]
         with torch.no_grad():
-            frozen = self.image(batch.views[name][:, 0])
-        x = torch.cat([frozen.cls[:, None], frozen.patches], dim=1)
-        keep = keep_residuals(batch, name, 1, self.config.blocks, self.config.drop_path, x)
-        for number, block in enumerate(self.blocks):
-            x = block(x, None if keep is None else keep[number])
-        x = self.norm(x)
-        return torch.cat([x[:, 0], x[:, 1:].mean(dim=1)], dim=1)
+            frozen = self.image(pixels)
+        keep = keep_residuals(batch, name, 1, self.config.blocks, self.config.drop_path, frozen.cls)
+        return self.joint.place(self.joint.represent(frozen, keep))
 
     def pair(self, image: Float[Tensor, "B D"], text: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
         """InfoNCE over the whole batch."""

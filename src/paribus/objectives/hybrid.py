@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from paribus.encoders.text import Material, TowerConfig
 from paribus.encoders.vision import VisionEncoder
-from paribus.objectives.base import Objective, ObjectiveConfig
+from paribus.objectives.base import Joint, Objective, ObjectiveConfig
 from paribus.objectives.single import AnySingle, build_single
 from paribus.types import Batch, Clock, Config, Confound, Encoded, Losses, ViewSpec
 
@@ -187,7 +187,7 @@ class Hybrid(Objective):
         """When parts join."""
         return tuple(sorted({0.0, *(part.start for part in self.config.active().values())}))
 
-    def joint_space(self) -> nn.Module | None:
+    def joint_space(self) -> Joint | None:
         """That of the part that reads, if one does."""
         spaces = (self.parts[name].joint_space() for name in self.names)  # type: ignore[operator]
         return next((space for space in spaces if space is not None), None)

@@ -15,9 +15,9 @@ from paribus.encoders.projection import build_projection
 from paribus.encoders.text import Material, TextConfig, TowerConfig
 from paribus.encoders.towers import AnyTower, build_tower
 from paribus.encoders.vision import VisionEncoder, widen
-from paribus.objectives.base import Objective, ObjectiveConfig
+from paribus.objectives.base import Joint, Objective, ObjectiveConfig
 from paribus.rng import torch_seed
-from paribus.types import Batch, Clock, Encoded, Losses, ViewSpec
+from paribus.types import Batch, Clock, Encoded, Features, Losses, ViewSpec
 
 OWN = ViewSpec(name="image", scale=(0.9, 1.0))
 
@@ -48,8 +48,10 @@ class ImageTextConfig(ObjectiveConfig):
         return self.reads or (OWN.name,)
 
 
-class JointSpace(nn.Module):
+class JointSpace(Joint):
     """A text tower and the two projections into the space where captions meet pictures.
+
+    All that is kept beside an encoder to tell its pictures in words.
 
     Args:
         config: text tower and width of the space.
@@ -66,9 +68,17 @@ class JointSpace(nn.Module):
             self.image_proj = build_projection("linear", width, config.embed)
             self.text_proj = build_projection(config.text.projection, self.text.width, config.embed)
 
-    def see(self, features: Float[Tensor, "B W"]) -> Float[Tensor, "B D"]:
-        """Image features as unit vectors."""
-        return F.normalize(widen(self.image_proj(features)), dim=-1)
+    def represent(self, features: Features) -> Float[Tensor, "B W"]:
+        """What of an encoder's features is projected."""
+        return features.cls
+
+    def see(self, features: Features) -> Float[Tensor, "B D"]:
+        """An encoder's features as unit vectors."""
+        return self.place(self.represent(features))
+
+    def place(self, represented: Float[Tensor, "B W"]) -> Float[Tensor, "B D"]:
+        """What is projected, projected, as unit vectors."""
+        return F.normalize(widen(self.image_proj(represented)), dim=-1)
 
     def read(self, texts: Sequence[str]) -> Float[Tensor, "B D"]:
         """Captions as unit vectors."""
@@ -95,21 +105,23 @@ class ImageText(Objective):
         seed: int,
         *,
         scale: float,
-        width: int | None = None,
     ) -> None:
         super().__init__()
         self.config, self.image = config, encoder
-        self.joint = JointSpace(config, width or encoder.config.width, material, seed, self.kind)
+        self.joint = self.space(material, seed)
         self.scale_log = nn.Parameter(torch.tensor(math.log(scale)))
 
-    def features(self, batch: Batch, name: str) -> Float[Tensor, "B W"]:
-        """What the picture is represented by before the projection."""
-        seen: Tensor = self.image(batch.views[name][:, 0]).cls
-        return seen
+    def space(self, material: Material, seed: int) -> JointSpace:
+        """A new joint space on this encoder."""
+        return JointSpace(self.config, self.image.config.width, material, seed, self.kind)
+
+    def look(self, batch: Batch, name: str) -> Float[Tensor, "B D"]:
+        """One view's pictures as unit vectors."""
+        return self.joint.see(self.image(batch.views[name][:, 0]))
 
     def encode(self, batch: Batch) -> Encoded:
         """Unit vectors: ``image`` ``[B V D]`` for the views that are read, ``text`` ``[B D]``."""
-        images = [self.joint.see(self.features(batch, name)) for name in self.config.names]
+        images = [self.look(batch, name) for name in self.config.names]
         return {"image": torch.stack(images, dim=1), "text": self.joint.read(batch.texts)}
 
     @abstractmethod
