@@ -16,10 +16,15 @@ Number = Annotated[float, AfterValidator(lambda value: round(value, 9))]
 Verdict = Literal["supported", "contradicted", "not distinguishable"]
 
 
+Section = Literal[
+    "probe", "knn", "zeroshot", "neighbours", "factors", "similarity", "symbols", "vqa", "language"
+]
+
+
 class Measure(Config):
     """One number about one arm."""
 
-    section: Literal["probe", "knn", "neighbours", "factors", "similarity", "symbols", "vqa", "language"]
+    section: Section
     task: str = Field(description="what is measured, e.g. group, style, OCR")
     metric: str = Field(description="how, e.g. accuracy, mean cosine, standardised coefficient")
     arm: str

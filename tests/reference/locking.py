@@ -11,6 +11,8 @@ from open_clip.hf_configs import arch_dict
 from open_clip.hf_model import HFTextEncoder
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
+from paribus.rng import torch_seed
+
 ENCODER = {
     "hidden_size": 16,
     "num_hidden_layers": 3,
@@ -71,27 +73,28 @@ def _decoder_tokenizer(**names):
 
 def bert(folder, **settings):
     config = hf.BertConfig(**ENCODER | {"max_position_embeddings": 96} | settings)
-    return _saved(hf.BertModel(config, add_pooling_layer=False), _bert_tokenizer(), folder)
+    return _saved(hf.BertModel, config, _bert_tokenizer(), folder, add_pooling_layer=False)
 
 
 def roberta(folder, **settings):
     config = hf.RobertaConfig(**ENCODER | {"max_position_embeddings": 98, "type_vocab_size": 1} | settings)
-    return _saved(hf.RobertaModel(config, add_pooling_layer=False), _roberta_tokenizer(), folder)
+    return _saved(hf.RobertaModel, config, _roberta_tokenizer(), folder, add_pooling_layer=False)
 
 
 def llama(folder, **settings):
     """Without a padding token, as Llama's are."""
-    return _saved(hf.LlamaModel(hf.LlamaConfig(**DECODER | settings)), _decoder_tokenizer(), folder)
+    return _saved(hf.LlamaModel, hf.LlamaConfig(**DECODER | settings), _decoder_tokenizer(), folder)
 
 
 def qwen2(folder, **settings):
     """transformers gives its tokenizer one token more than the file has."""
     tokenizer = _decoder_tokenizer(pad_token="<pad>")
-    return _saved(hf.Qwen2Model(hf.Qwen2Config(**DECODER | settings)), tokenizer, folder)
+    return _saved(hf.Qwen2Model, hf.Qwen2Config(**DECODER | settings), tokenizer, folder)
 
 
-def _saved(model, tokenizer, folder):
-    perturbed(model)
+def _saved(kind, config, tokenizer, folder, **settings):
+    with torch_seed(0, "a tiny text model"):
+        model = perturbed(kind(config, **settings))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return model, folder

@@ -10,7 +10,7 @@ from paribus.encoders.vision import EncoderConfig, weights_digest
 from paribus.errors import UserError
 from paribus.results import Results
 
-SECTIONS = ("probe", "knn")
+SECTIONS = ("probe", "knn", "zeroshot")
 """Of a study's results, what the card tells of an encoder."""
 
 LIBRARIES = {"transformers": "transformers", "timm": "timm", "open_clip": "open_clip"}

@@ -67,9 +67,10 @@ class PretrainedTower(Tower):
             check_context(positions_of(self.model), config)
         else:
             self.tokenizer = load_tokenizer(material.folder)
-            attention = "sdpa" if torch.cuda.is_available() else "eager"
-            self.model = load_model(material.folder, attn_implementation=attention, dtype=torch.float32)
-            _check_fit(self.tokenizer, self.model, config)
+            # Left to itself transformers takes the fused attention where a model has it.
+            attention = {} if torch.cuda.is_available() else {"attn_implementation": "eager"}
+            self.model = load_model(material.folder, dtype=torch.float32, **attention)
+            check_fit(self.tokenizer, self.model, config)
         self.width = int(self.model.config.hidden_size)
         lock(self.model, config.unlocked, config.freeze_layer_norm)
 
@@ -132,12 +133,14 @@ def lock(model: PreTrainedModel, unlocked: int | None, freeze_layer_norm: bool) 
             parameter.requires_grad = norm and not freeze_layer_norm
 
 
-def _check_fit(tokenizer: Any, model: PreTrainedModel, config: PretrainedConfig) -> None:
+def check_fit(tokenizer: Any, model: PreTrainedModel, config: Any) -> None:
+    """See that every id has an embedding, and every token of the context a position."""
     table: nn.Embedding = model.get_input_embeddings()  # type: ignore[assignment]
     rows = table.num_embeddings
-    if len(tokenizer) > rows:
+    ids = 1 + max(tokenizer.get_vocab().values(), default=0)
+    if ids > rows:
         raise UserError(
-            f"The tokenizer of {config.weights} has {len(tokenizer)} tokens and the model {rows} embeddings: "
+            f"The tokenizer of {config.weights} has {ids} tokens and the model {rows} embeddings: "
             "they do not belong together."
         )
     check_context(positions_of(model), config)

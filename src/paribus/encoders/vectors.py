@@ -5,6 +5,7 @@ from a file and never touches the language model. Vectors are computed in bf16 a
 """
 
 import functools
+import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Sequence
@@ -19,9 +20,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from paribus.encoders.pretrained import check_context, layers_of
+from paribus.encoders.pretrained import check_context, check_fit, layers_of
 from paribus.encoders.text import Material, Projection, Tower, TowerConfig, clean
-from paribus.encoders.weights import config_of, load_model, load_tokenizer, tokenize
+from paribus.encoders.weights import blank_model, config_of, digest, load_model, load_tokenizer, tokenize
 from paribus.errors import UserError
 from paribus.files import write_json
 from paribus.progress import progress
@@ -72,19 +73,21 @@ def compute_vectors(
     ids = np.array(sorted(texts), dtype=np.uint64)
     model = _cut(load_model(weights, attn_implementation="eager", dtype=torch.bfloat16), config)
     model, tokenizer = model.to(device).eval().requires_grad_(False), load_tokenizer(weights)
+    check_fit(tokenizer, model, config)
     meta = VectorsMeta(captions=len(ids), width=int(model.config.hidden_size))
     work = folder / CHECKPOINTS
     work.mkdir(parents=True, exist_ok=True)
     order = sorted(range(len(ids)), key=lambda row: (len(texts[int(ids[row])]), int(ids[row])))
     blocks = [order[start : start + batch] for start in range(0, len(order), batch)]
-    out, done = _opened(work, meta)
+    task = hashlib.sha256(f"{digest(weights)} {config!r} {batch} ".encode() + ids.tobytes()).hexdigest()
+    out, done = _opened(work, meta, task)
     bar = progress(blocks[done:], label=f"captions through {config.weights}", total=len(blocks), initial=done)
     for number, rows in enumerate(bar, done + 1):
         chosen = [texts[int(ids[row])] for row in rows]
         out[rows] = embed(model, tokenizer, chosen, config).cpu().numpy().astype(np.float16)
         if number % SAVE_EVERY == 0:
             out.flush()
-            write_json(work / "done.json", {"blocks": number})
+            write_json(work / "done.json", {"blocks": number, "task": task})
     out.flush()
     np.save(work / "ids.npy", ids, allow_pickle=False)
     for name in ("ids.npy", "vectors.npy"):
@@ -93,15 +96,16 @@ def compute_vectors(
     return meta
 
 
-def _opened(work: Path, meta: VectorsMeta) -> tuple[np.memmap[Any, np.dtype[np.float16]], int]:
+def _opened(work: Path, meta: VectorsMeta, task: str) -> tuple[np.memmap[Any, np.dtype[np.float16]], int]:
     """The file of vectors, new or as an interrupted run left it, and how many blocks are in it."""
     path, shape = work / "vectors.npy", (meta.captions, meta.width)
     try:
-        done = int(json.loads((work / "done.json").read_text())["blocks"])
+        note = json.loads((work / "done.json").read_text())
+        np.load(path, mmap_mode="r")  # writable, numpy would fill up a table that was cut short
         out = np.lib.format.open_memmap(path, mode="r+")
-        if out.shape == shape:
-            return out, done
-    except (OSError, ValueError, KeyError):
+        if out.shape == shape and note["task"] == task:
+            return out, int(note["blocks"])
+    except (OSError, EOFError, ValueError, KeyError, TypeError):
         pass
     return np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape), 0
 
@@ -158,27 +162,17 @@ def embed(model: Any, tokenizer: Any, texts: Sequence[str], config: FrozenConfig
 
 def vector_flops(config: FrozenConfig, captions: int, tokens: int) -> float:
     """Two operations a weight and token, over the layers that are run."""
-    known = config_of(config.weights)
-    sizes = known.to_dict() | {
-        "intermediate_size": getattr(known, "intermediate_size", 4 * known.hidden_size),
-        "num_hidden_layers": known.num_hidden_layers,
-    }
-    width, heads = known.hidden_size, known.num_attention_heads
-    shared = sizes.get("num_key_value_heads", heads) / heads
-    hidden = 3 if "num_key_value_heads" in sizes else 2
-    per_layer = width**2 * (2 + 2 * shared) + hidden * width * sizes["intermediate_size"]
-    layers = sizes["num_hidden_layers"] + min(0, config.layer + 2)
-    return float(2.0 * per_layer * layers * tokens * captions)
+    with torch.device("meta"):
+        layers = layers_of(blank_model(config.weights))
+    run = layers[: len(layers) + min(0, config.layer + 2)]
+    matrices = sum(weight.numel() for weight in run.parameters() if weight.ndim == 2)
+    return float(2.0 * matrices * tokens * captions)
 
 
 @functools.cache
 def _table(folder: Path) -> tuple[NDArray[np.uint64], NDArray[np.float16]]:
     ids = np.load(folder / "ids.npy", mmap_mode="r", allow_pickle=False)
     return ids, np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
-
-
-def _width(folder: Path) -> int:
-    return int(_table(folder)[1].shape[1])
 
 
 def _foreseen(config: FrozenConfig) -> int:
@@ -211,7 +205,7 @@ class VectorTower(Tower):
         self.register_buffer("place", torch.zeros(()), persistent=False)
         try:
             self.width = int(_foreseen(config) if self.folder is None else _table(self.folder)[1].shape[1])
-        except (OSError, ValueError) as error:
+        except (OSError, EOFError, ValueError) as error:
             raise UserError(
                 f"{self.folder} holds no caption vectors: delete it and run the study again."
             ) from error
@@ -229,8 +223,10 @@ class VectorTower(Tower):
         ids, vectors = _table(self.folder)
         cleaned = [clean(text) for text in texts]
         wanted = np.array([key_id(text) for text in cleaned], dtype=np.uint64)
-        rows = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
-        missing = np.flatnonzero(ids[rows] != wanted)
+        rows = np.searchsorted(ids, wanted)
+        known = rows < len(ids)
+        known[known] = ids[rows[known]] == wanted[known]
+        missing = np.flatnonzero(~known)
         if len(missing):
             raise UserError(
                 f"The caption {cleaned[missing[0]][:60]!r} has no vector in {self.folder}: "

@@ -159,7 +159,7 @@ def architecture(name: str) -> dict[str, Any]:
     try:
         settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         settings["model_type"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"weights: {name!r}: there is no readable {path}; "
             f"give a model's folder, or one of {', '.join(known())}."
@@ -233,7 +233,12 @@ def load_model(folder: Path, **settings: Any) -> "PreTrainedModel":
         settings |= still(config) | headless(MODEL_MAPPING[type(config)])
         model: PreTrainedModel
         model, told = AutoModel.from_pretrained(
-            folder, output_loading_info=True, ignore_mismatched_sizes=True, **_local(folder), **settings
+            folder,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            use_safetensors=True,
+            **_local(folder),
+            **settings,
         )
     except ImportError as error:
         raise UserError(NEEDED) from error
@@ -299,7 +304,7 @@ def still(config: Any) -> dict[str, float]:
     return {
         key: 0.0
         for key, value in config.to_dict().items()
-        if isinstance(value, int | float) and ("dropout" in key or key.endswith("_pdrop"))
+        if isinstance(value, int | float) and not isinstance(value, bool) and "drop" in key
     }
 
 

@@ -15,6 +15,7 @@ from paribus.vqa.benchmark import CATEGORIES
 SECTIONS: Mapping[str, str] = {
     "probe": "Linear probes",
     "knn": "Nearest-neighbour classification",
+    "zeroshot": "Zero-shot classification",
     "neighbours": "What nearest neighbours share",
     "factors": "Which factor the similarity follows",
     "similarity": "How alike the encoders are",
@@ -253,7 +254,7 @@ def summary(results: Results) -> str:
     lines = [_cut(f"{results.study}   level {results.level}, seeds {seeds}{marked}", WIDTH)]
     blocks = [
         _main_rows(pivot)
-        for section in ("probe", "knn", "neighbours", "vqa")
+        for section in ("probe", "knn", "zeroshot", "neighbours", "vqa")
         for pivot in pivots(results, section)
     ]
     for group in _groups([block for block in blocks if block.rows], columns(results)):

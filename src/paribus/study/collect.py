@@ -8,16 +8,21 @@ import numpy as np
 import torch
 
 from paribus import stats
-from paribus.results import Claim, Cost, Curve, Difference, GalleryItem, Measure, Results
+from paribus.results import Claim, Cost, Curve, Difference, GalleryItem, Measure, Results, Section
 from paribus.study.audit import audit
 from paribus.study.claims import PROBE, judge
 from paribus.study.control import Treatment
-from paribus.study.evaluate import Probe, ProbeResult
+from paribus.study.evaluate import ProbeResult, Scored
 from paribus.study.study import Branch, Study
 from paribus.types import Runtime
 from paribus.vqa.scoring import summarise
 
-PROBES = {"linear": PROBE, "knn": "kNN accuracy"}
+PROBES: dict[str, tuple[Section, str]] = {
+    "linear": ("probe", PROBE),
+    "knn": ("knn", "kNN accuracy"),
+    "zeroshot": ("zeroshot", "zero-shot accuracy"),
+}
+"""What answered -> the section and the metric that its accuracy is given under."""
 CURVE_POINTS = 200
 PACKAGES = ("torch", "numpy", "transformers", "tokenizers", "opencv-python-headless", "resvg_py")
 
@@ -107,20 +112,25 @@ def _costs(study: Study, runtime: Runtime) -> list[Cost]:
 def _measures(branches: list[Branch], runtime: Runtime) -> list[Measure]:
     measures = []
     for branch in branches:
-        if branch.probe is not None:
-            results = branch.probe.run(runtime).results
-            measures += [_probe_measure(branch, result) for result in results]
+        for stage in _scored(branch):
+            measures += [_probe_measure(branch, result) for result in stage.run(runtime).results]
         if branch.embedding is not None:
             found = branch.embedding.run(runtime).measures
             measures += [row.model_copy(update={"arm": branch.name}) for row in found]
     return measures
 
 
+def _scored(branch: Branch) -> list[Scored]:
+    """The stages that classified pictures with the branch's encoder."""
+    return [stage for stage in (branch.probe, branch.naming) if stage is not None]
+
+
 def _probe_measure(branch: Branch, result: ProbeResult) -> Measure:
+    section, metric = PROBES[result.probe]
     return Measure(
-        section="probe" if result.probe == "linear" else "knn",
+        section=section,
         task=result.task,
-        metric=PROBES[result.probe],
+        metric=metric,
         arm=branch.name,
         value=result.value,
         low=result.low,
@@ -134,45 +144,46 @@ def _probe_measure(branch: Branch, result: ProbeResult) -> Measure:
 
 def _probe_differences(study: Study, branches: list[Branch], runtime: Runtime) -> list[Difference]:
     """Paired by picture, resampled by concept, for every two arms of a seed."""
-    probed = {(branch.name, branch.seed): branch for branch in branches if branch.probe is not None}
+    found = {(branch.name, branch.seed): _scored(branch) for branch in branches}
     out = []
     for seed in study.seeds:
         for one, other in study.pairs():
-            a, b = probed.get((one, seed)), probed.get((other, seed))
-            if a and b and a.probe and b.probe:
-                out += _paired_probes(a, a.probe, b, b.probe, runtime)
+            for first in found.get((one, seed), []):
+                for second in found.get((other, seed), []):
+                    if type(first) is type(second):
+                        out += _paired(one, first, other, second, seed, runtime)
     return out
 
 
-def _paired_probes(
-    one: Branch, first: Probe, other: Branch, second: Probe, runtime: Runtime
+def _paired(
+    one: str, first: Scored, other: str, second: Scored, seed: int, runtime: Runtime
 ) -> list[Difference]:
     a, b = first.answers(runtime), second.answers(runtime)
     if not np.array_equal(a["key"], b["key"]):
-        raise RuntimeError(f"{one.name} and {other.name} were probed on different pictures")
+        raise RuntimeError(f"{one} and {other} were asked about different pictures")
     out = []
-    for probe, metric in PROBES.items():
-        for task in dict.fromkeys(a["task"].tolist()):
+    for probe, (section, metric) in PROBES.items():
+        for task in dict.fromkeys(a["task"][a["probe"] == probe].tolist()):
             rows = (a["task"] == task) & (a["probe"] == probe)
             estimate = stats.bootstrap_difference(
                 a["correct"][rows].astype(np.float64),
                 b["correct"][rows].astype(np.float64),
                 clusters=a["concept"][rows],
-                seed=one.seed,
+                seed=seed,
             )
             out.append(
                 Difference(
-                    section="probe" if probe == "linear" else "knn",
+                    section=section,
                     task=task,
                     metric=metric,
-                    arm=one.name,
-                    other=other.name,
+                    arm=one,
+                    other=other,
                     value=estimate.value,
                     low=estimate.low,
                     high=estimate.high,
                     n=estimate.n,
                     unit="concepts",
-                    seed=one.seed,
+                    seed=seed,
                 )
             )
     return out

@@ -1,7 +1,7 @@
 """The stages that look at a frozen encoder: features, probes, embedding analysis, disagreement."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -10,10 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from jaxtyping import Float32
+from jaxtyping import Bool, Float, Float32
 from numpy.typing import NDArray
 from pydantic import Field
 from safetensors.numpy import load_file, save_file
+from torch import Tensor
 
 from paribus import stats
 from paribus.analysis.disagreement import Pairs, mine
@@ -35,7 +36,7 @@ from paribus.stats import Estimate
 from paribus.study.corpora import ALL, Corpus, Split, fetched_art
 from paribus.study.stage import Stage
 from paribus.study.stages import Pretrain, Untrained
-from paribus.types import Config, Runtime, ViewSpec
+from paribus.types import Config, Features, Runtime, ViewSpec
 
 PLAIN = ViewSpec(name="plain")
 SYMBOLS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
@@ -105,11 +106,21 @@ class Extract(Stage[ExtractRecord]):
         return load_file(self.folder(runtime) / "features.safetensors")
 
 
+def class_token(features: Features) -> Float[Tensor, "B D"]:
+    """The class token."""
+    return features.cls
+
+
 @torch.no_grad()
 def encode_images(
-    encoder: VisionEncoder, images: Images, *, half: bool = False, block: int = 512
+    encoder: VisionEncoder,
+    images: Images,
+    *,
+    half: bool = False,
+    block: int = 512,
+    read: Callable[[Features], Tensor] = class_token,
 ) -> Float32[np.ndarray, "N D"]:
-    """Class-token features of images of any size; ``half`` computes in bf16, as training does."""
+    """What ``read`` takes of the features of images of any size; ``half`` is bf16, as in training."""
     encoder.eval()
     device = next(encoder.parameters()).device
     rows = []
@@ -125,7 +136,7 @@ def encode_images(
             epoch=nothing,
         )
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            rows.append(encoder(views["plain"][:, 0].to(device)).cls.float().cpu().numpy())
+            rows.append(read(encoder(views["plain"][:, 0].to(device))).float().cpu().numpy())
     return np.concatenate(rows)
 
 
@@ -173,7 +184,7 @@ class ProbeResult(Config):
     """One task by one probe."""
 
     task: str
-    probe: Literal["linear", "knn"]
+    probe: Literal["linear", "knn", "zeroshot"]
     value: float
     low: float
     high: float
@@ -189,7 +200,67 @@ class ProbeRecord(Config):
     results: list[ProbeResult]
 
 
-class Probe(Stage[ProbeRecord]):
+class Score(NamedTuple):
+    """One task's result, and each picture's outcome."""
+
+    result: ProbeResult
+    answers: dict[str, NDArray[Any]]
+
+
+def scored(
+    task: str,
+    probe: Literal["linear", "knn", "zeroshot"],
+    correct: Bool[np.ndarray, " N"],
+    chance: float,
+    pictures: dict[str, NDArray[Any]],
+    seed: int,
+    chosen: Setting | None = None,
+) -> Score:
+    """Accuracy with its interval, resampled by concept.
+
+    Args:
+        task: its name.
+        probe: what answered.
+        correct: each picture's outcome.
+        chance: what guessing gives.
+        pictures: their columns key and concept.
+        seed: of the resampling.
+        chosen: the probe's setting.
+    """
+    estimate = stats.bootstrap_mean(correct.astype(np.float64), clusters=pictures["concept"], seed=seed)
+    result = ProbeResult(
+        task=task,
+        probe=probe,
+        value=estimate.value,
+        low=estimate.low,
+        high=estimate.high,
+        concepts=estimate.n,
+        images=len(correct),
+        chance=chance,
+        chosen=chosen,
+    )
+    fixed = {"task": np.full(len(correct), task), "probe": np.full(len(correct), probe)}
+    return Score(result, fixed | pictures | {"correct": correct})
+
+
+class Scored(Stage[ProbeRecord]):
+    """A stage that classifies test pictures: each outcome is kept beside the record."""
+
+    def keep(self, scores: Sequence[Score], folder: Path) -> ProbeRecord:
+        """Write ``answers.parquet``."""
+        rows = [score.answers for score in scores]
+        table = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+        with whole_file(folder / "answers.parquet") as path:
+            pq.write_table(pa.table({name: pa.array(column) for name, column in table.items()}), path)
+        return ProbeRecord(results=[score.result for score in scores])
+
+    def answers(self, runtime: Runtime) -> dict[str, NDArray[Any]]:
+        """Columns task, probe, key, concept, correct."""
+        table = pq.read_table(self.folder(runtime) / "answers.parquet")
+        return {name: np.array(table[name].to_pylist()) for name in table.column_names}
+
+
+class Probe(Scored):
     """What can be read off the frozen features: linear probe and kNN, scored once."""
 
     name: ClassVar[str] = "probe"
@@ -202,15 +273,12 @@ class Probe(Stage[ProbeRecord]):
         """Probe every task; ``answers.parquet`` holds each test picture's outcome, for paired comparisons."""
         source = self.features.corpus.open(runtime, ALL)
         labels, features = labels_of(source), self.features.open(runtime)["images"]
-        results, rows = [], []
-        for task in progress(TASKS, label="probes", unit="task"):
-            for result, row in self._task(task, labels, features, runtime):
-                results.append(result)
-                rows.append(row)
-        table = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-        with whole_file(folder / "answers.parquet") as path:
-            pq.write_table(pa.table({name: pa.array(column) for name, column in table.items()}), path)
-        return ProbeRecord(results=results)
+        scores = [
+            score
+            for task in progress(TASKS, label="probes", unit="task")
+            for score in self._task(task, labels, features, runtime)
+        ]
+        return self.keep(scores, folder)
 
     def _task(
         self,
@@ -218,7 +286,7 @@ class Probe(Stage[ProbeRecord]):
         labels: dict[str, NDArray[Any]],
         features: Float32[np.ndarray, "N D"],
         runtime: Runtime,
-    ) -> list[tuple[ProbeResult, dict[str, NDArray[Any]]]]:
+    ) -> list[Score]:
         usable = np.isin(labels["kind"], task.kinds) & (labels[task.column] != "")
         train = np.flatnonzero(usable & (labels["split"] == "train"))
         classes, train_y = np.unique(labels[task.column][train], return_inverse=True)
@@ -237,32 +305,12 @@ class Probe(Stage[ProbeRecord]):
             features[train], train_y.astype(np.int64), features[test], device=str(runtime.torch_device)
         )
         chance = float(np.mean(test_y == np.bincount(train_y).argmax()))
-        concepts = labels["concept"][test]
-        outcomes = {"linear": probe.predict(features[test]) == test_y, "knn": voted == test_y}
-        chosen = {"linear": probe.chosen, "knn": None}
-        out = []
-        for name, correct in outcomes.items():
-            estimate = stats.bootstrap_mean(correct.astype(np.float64), clusters=concepts, seed=self.seed)
-            result = ProbeResult(
-                task=task.name,
-                probe=name,
-                value=estimate.value,
-                low=estimate.low,
-                high=estimate.high,
-                concepts=estimate.n,
-                images=len(test),
-                chance=chance,
-                chosen=chosen[name],
-            )
-            fixed = {"task": np.full(len(test), task.name), "probe": np.full(len(test), name)}
-            answers = {"key": labels["key"][test], "concept": concepts, "correct": correct}
-            out.append((result, fixed | answers))
-        return out
-
-    def answers(self, runtime: Runtime) -> dict[str, NDArray[Any]]:
-        """Columns task, probe, key, concept, correct."""
-        table = pq.read_table(self.folder(runtime) / "answers.parquet")
-        return {name: np.array(table[name].to_pylist()) for name in table.column_names}
+        picked = {name: labels[name][test] for name in ("key", "concept")}
+        read = probe.predict(features[test]) == test_y
+        return [
+            scored(task.name, "linear", read, chance, picked, self.seed, probe.chosen),
+            scored(task.name, "knn", voted == test_y, chance, picked, self.seed),
+        ]
 
 
 def analysis_rows(labels: dict[str, NDArray[Any]]) -> NDArray[np.intp]:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, NamedTuple, Optional
 
@@ -21,7 +22,7 @@ from paribus.encoders.vision import (
 from paribus.errors import UserError
 from paribus.files import write_json
 from paribus.objectives import AnyObjective, build_objective
-from paribus.objectives.base import Objective
+from paribus.objectives.base import Joint, Objective
 from paribus.study.corpora import AnyCorpus
 from paribus.study.stage import Stage
 from paribus.study.texts import AnyText
@@ -164,6 +165,25 @@ class Pretrain(Training[PretrainRecord]):
         encoder = VisionEncoder(self.encoder, self.seed)
         load_weights(encoder, self.folder(runtime) / "encoder.safetensors")
         return encoder
+
+    def joint(self, texts: Sequence[str], folder: Path, runtime: Runtime) -> Joint:
+        """The trained joint space, ready to read the texts.
+
+        Args:
+            texts: what it will be asked to read; a language model is asked for their vectors now.
+            folder: where those are kept.
+            runtime: where the run is.
+
+        Raises:
+            UserError: the arm read no captions.
+        """
+        material = Material() if self.text is None else self.text.reading(texts, folder, runtime)
+        objective = build_objective(self.objective, self.open(runtime), material, self.seed)
+        space = objective.joint_space()
+        if space is None:
+            raise UserError(f"{self.folder(runtime)} read no captions: there is nothing to ask it in words.")
+        load_weights(space, self.folder(runtime) / "joint.safetensors")
+        return space.to(runtime.torch_device).eval()
 
 
 class Sketch(NamedTuple):

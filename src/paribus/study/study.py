@@ -22,6 +22,7 @@ from paribus.study.control import (
 from paribus.study.corpora import Corpus, Shards, corpus_of
 from paribus.study.downstream import Align, Answer, Instruct, Language, Questions
 from paribus.study.evaluate import Compare, Embedding, Extract, Histogram, Probe
+from paribus.study.naming import ZeroShot
 from paribus.study.stage import AnyStage, Stage
 from paribus.study.stages import Pretrain, Untrained
 from paribus.study.texts import text_stage
@@ -29,7 +30,7 @@ from paribus.train.optim import check_rates
 from paribus.types import Config, Confound
 
 Baseline = Literal["untrained", "colour-histogram"]
-Measured = Literal["probes", "embedding", "disagreement", "vqa"]
+Measured = Literal["probes", "zeroshot", "embedding", "disagreement", "vqa"]
 
 
 class Expect(Config):
@@ -55,6 +56,7 @@ class Branch(NamedTuple):
     name: str
     seed: int
     probe: Probe | None
+    naming: ZeroShot | None
     embedding: Embedding | None
     answer: Answer | None
 
@@ -68,7 +70,7 @@ class Study(Config):
     arms: dict[str, Treatment] = Field(min_length=1)
     baselines: tuple[Baseline, ...] = ()
     seeds: tuple[int, ...] = Field((0,), min_length=1)
-    measure: tuple[Measured, ...] = ("probes", "embedding", "disagreement", "vqa")
+    measure: tuple[Measured, ...] = ("probes", "zeroshot", "embedding", "disagreement", "vqa")
     reference: str | None = Field(
         None, description="the arm that the others are compared with; None: every two arms are"
     )
@@ -195,7 +197,15 @@ class Study(Config):
         wanted = {"embedding", "disagreement"} & set(self.measure)
         embedding = Embedding(features=features, seed=seed) if wanted else None
         sees = not isinstance(encoder, Histogram) and "vqa" in self.measure
-        return Branch(name, seed, probe, embedding, self._answer(encoder, seed) if sees else None)  # type: ignore[arg-type]
+        answer = self._answer(encoder, seed) if sees else None  # type: ignore[arg-type]
+        return Branch(name, seed, probe, self._naming(encoder, seed), embedding, answer)
+
+    def _naming(self, encoder: Pretrain | Untrained | Histogram, seed: int) -> ZeroShot | None:
+        reads = isinstance(encoder, Pretrain) and encoder.objective.reads_text
+        if not reads or "zeroshot" not in self.measure:
+            return None
+        corpus, precision = self.measured_on, self.control.precision
+        return ZeroShot(encoder=encoder, corpus=corpus, precision=precision, seed=seed)
 
     @property
     def _told(self) -> str:

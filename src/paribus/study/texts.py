@@ -1,6 +1,6 @@
 """The stages that text towers are built from: a tokenizer, checked weights, or vectors of every caption."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -59,6 +59,11 @@ class Words(Stage[TokenizerRecord]):
     def material(self, runtime: Runtime) -> Material:
         """For a tower from scratch."""
         return Material(tokenizer=self.open(runtime))
+
+    def reading(self, texts: Sequence[str], folder: Path, runtime: Runtime) -> Material:
+        """For a tower that is to read texts of any kind."""
+        del texts, folder
+        return self.material(runtime)
 
 
 class WeightsRecord(Config):
@@ -121,6 +126,11 @@ class Weights(Stage[WeightsRecord]):
         """For a pretrained tower."""
         return Material(folder=self.path(runtime))
 
+    def reading(self, texts: Sequence[str], folder: Path, runtime: Runtime) -> Material:
+        """For a tower that is to read texts of any kind."""
+        del texts, folder
+        return self.material(runtime)
+
 
 class VectorsRecord(Config):
     """What was computed."""
@@ -179,6 +189,12 @@ class Vectors(Stage[VectorsRecord]):
     def material(self, runtime: Runtime) -> Material:
         """For a tower that looks vectors up."""
         return Material(folder=self.folder(runtime))
+
+    def reading(self, texts: Sequence[str], folder: Path, runtime: Runtime) -> Material:
+        """The same for texts of any kind, whose vectors are computed now and kept in ``folder/read``."""
+        place, weights = folder / "read", self.weights.path(runtime)
+        compute_vectors(self._config(), weights, texts, place, device=runtime.torch_device)
+        return Material(folder=place)
 
 
 AnyText = Annotated[Words | Weights | Vectors, Field(discriminator="kind")]
