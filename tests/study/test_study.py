@@ -71,6 +71,7 @@ def test_the_stages_of_a_study(tiny_study):
         "pretrain": arms,
         "extract": branches,
         "probe": branches,
+        "zeroshot": sum(arm.objective.reads_text for arm in study.arms.values()),
         "embedding": branches,
         "align": seen,
         "instruct": seen,
@@ -92,6 +93,7 @@ def test_another_seed_costs_all_but_the_data(tiny_study):
     [
         ([], set()),
         (["probes"], {"extract", "probe"}),
+        (["zeroshot"], {"zeroshot"}),
         (["embedding"], {"extract", "embedding"}),
         (["disagreement"], {"extract", "embedding", "compare"}),
         (["vqa"], {"questions", "language", "align", "instruct", "answer"}),
@@ -118,6 +120,7 @@ def test_a_branch_hangs_together(tiny_study):
     for branch in load_study(tiny_study).branches():
         assert isinstance(branch.probe, Probe) and isinstance(branch.probe.features, Extract)
         assert branch.embedding.features == branch.probe.features
+        assert (branch.naming is not None) == (branch.name == "clip")
         if branch.name == "colour-histogram":
             assert branch.answer is None
         else:
