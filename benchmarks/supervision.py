@@ -26,7 +26,7 @@ from paribus.peers import mend_torchvision
 
 mend_torchvision()
 
-TURNS = 7
+TURNS = 5
 Pass = Callable[[], None]
 
 
@@ -38,7 +38,7 @@ def units(*shape: int, seed: int) -> torch.Tensor:
 def clip_loss(ours: bool) -> Pass:
     from open_clip.loss import ClipLoss
 
-    image, text, scale = units(4096, 512, seed=0), units(4096, 512, seed=1), torch.tensor(14.3)
+    image, text, scale = units(8192, 512, seed=0), units(8192, 512, seed=1), torch.tensor(14.3)
     theirs = ClipLoss()
     return lambda: (info_nce if ours else theirs)(image, text, scale).backward()
 
@@ -46,7 +46,7 @@ def clip_loss(ours: bool) -> Pass:
 def siglip_loss(ours: bool) -> Pass:
     from open_clip.loss import SigLipLoss
 
-    image, text = units(4096, 512, seed=0), units(4096, 512, seed=1)
+    image, text = units(8192, 512, seed=0), units(8192, 512, seed=1)
     scale, bias, theirs = torch.tensor(10.0), torch.tensor(-10.0), SigLipLoss()
     return lambda: (sigmoid_loss if ours else theirs)(image, text, scale, bias).backward()
 
@@ -54,7 +54,7 @@ def siglip_loss(ours: bool) -> Pass:
 def simclr_loss(ours: bool) -> Pass:
     from lightly.loss import NTXentLoss
 
-    views, theirs = units(2048, 2, 256, seed=0), NTXentLoss(temperature=0.1)
+    views, theirs = units(4096, 2, 256, seed=0), NTXentLoss(temperature=0.1)
     if ours:
         return lambda: nt_xent(views, 0.1).backward()
     return lambda: theirs(views[:, 0], views[:, 1]).backward()
@@ -92,9 +92,9 @@ def vit(ours: bool) -> Pass:
 
 
 CASES: dict[str, tuple[Callable[[bool], Pass], str]] = {
-    "InfoNCE, 4,096 pairs of 512": (clip_loss, "open_clip ClipLoss"),
-    "sigmoid loss, 4,096 pairs of 512": (siglip_loss, "open_clip SigLipLoss"),
-    "NT-Xent, 2,048 pairs of 256": (simclr_loss, "lightly NTXentLoss"),
+    "InfoNCE, 8,192 pairs of 512": (clip_loss, "open_clip ClipLoss"),
+    "sigmoid loss, 8,192 pairs of 512": (siglip_loss, "open_clip SigLipLoss"),
+    "NT-Xent, 4,096 pairs of 256": (simclr_loss, "lightly NTXentLoss"),
     "DINO loss, 64 x (2 + 6) x 8,192": (distillation_loss, "lightly DINOLoss"),
     "ViT-Ti/8, 64 images of 64 px, bf16": (vit, "timm VisionTransformer"),
 }

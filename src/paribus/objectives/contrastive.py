@@ -1,11 +1,12 @@
 """Losses over all pairs of a batch, whose matrix of logits is never held whole.
 
-Rows go through tiles of ``TILE``; each tile's logits are made, reduced and dropped, and made again for the
-gradient (Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost"). Memory grows with
-``TILE * batch``, and value and gradients are those of the whole matrix.
+Up to ``TILE`` pairs they are written as they are read. Beyond, the matrix goes by in tiles of ``TILE`` rows
+and columns: each is made, reduced and dropped, and made again for the gradient, which is written out below.
+So memory grows with the encodings alone, value and gradients are those of the whole matrix, and a step takes
+four matrix products where differentiating each direction by itself takes eight.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -13,75 +14,72 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.utils.checkpoint import checkpoint
 
-TILE = 1024
-"""Rows of logits that are held at once: 1024 x 32,768 floats are 128 MB."""
+TILE = 4096
+"""Rows and columns of logits that are held at once: 4096 x 4096 floats are 64 MB."""
+
+Hide = Callable[[Tensor, slice, slice], None]
+"""Puts minus infinity where a pair does not count, in a tile of logits of these rows and columns."""
 
 
-def tiled(
-    function: Callable[..., Tensor], rows: Float[Tensor, " B *rest"], *others: Tensor, tile: int = TILE
-) -> Float[Tensor, " results *out"]:
-    """``function(some rows, start, *others)`` for all rows, joined; what it makes inside is not kept.
+def _tiles(rows: int, columns: int, tile: int) -> Iterator[tuple[slice, slice]]:
+    for row in range(0, rows, tile):
+        for column in range(0, columns, tile):
+            yield slice(row, row + tile), slice(column, column + tile)
 
-    Args:
-        function: gives one result a row, or one for all it is given; ``start`` is the first row's place.
-        rows: what is cut.
-        others: handed over whole.
-        tile: rows at a time.
-    """
-    if len(rows) <= tile:
-        return function(rows, 0, *others)
-    parts = [
-        checkpoint(
-            function,
-            rows[start : start + tile],
-            start,
-            *others,
-            use_reentrant=False,
-            preserve_rng_state=False,
-        )
-        for start in range(0, len(rows), tile)
-    ]
-    return torch.cat(parts)
+
+def _normalisers(
+    a: Float[Tensor, "A D"], b: Float[Tensor, "B D"], scale: Tensor, tile: int, hide: Hide | None
+) -> tuple[Float[Tensor, " A"], Float[Tensor, " B"]]:
+    """Logarithms of the sums of exponentiated logits, along rows and along columns."""
+    rows, columns = a.new_full((len(a),), -torch.inf), a.new_full((len(b),), -torch.inf)
+    for row, column in _tiles(len(a), len(b), tile):
+        logits = scale * a[row] @ b[column].T
+        if hide is not None:
+            hide(logits, row, column)
+        rows[row] = torch.logaddexp(rows[row], logits.logsumexp(dim=1))
+        columns[column] = torch.logaddexp(columns[column], logits.logsumexp(dim=0))
+    return rows, columns
+
+
+def _pulls(
+    a: Float[Tensor, "A D"],
+    b: Float[Tensor, "B D"],
+    scale: Tensor,
+    normalisers: tuple[Float[Tensor, " A"], Float[Tensor, " B"]],
+    tile: int,
+    hide: Hide | None,
+) -> tuple[Float[Tensor, "A D"], Float[Tensor, "B D"]]:
+    """``(P + Q) b`` and ``(P + Q)' a``, with P and Q the softmax of the logits along rows and columns."""
+    rows, columns = normalisers
+    to_a, to_b = torch.zeros_like(a), torch.zeros_like(b)
+    for row, column in _tiles(len(a), len(b), tile):
+        logits = scale * a[row] @ b[column].T
+        if hide is not None:
+            hide(logits, row, column)
+        both = (logits - rows[row, None]).exp_() + (logits - columns[column]).exp_()
+        to_a[row].addmm_(both, b[column])
+        to_b[column].addmm_(both.T, a[row])
+    return to_a, to_b
 
 
 class _InfoNce(torch.autograd.Function):
-    """Both directions from one pass over the tiles, with the gradient written out.
-
-    With ``P`` and ``Q`` the softmax of the logits along rows and columns, the gradient with respect to the
-    logits is ``(P + Q - 2 I) / 2B``; of ``P`` and ``Q`` only the normalisers are kept. That is four matrix
-    products a step where differentiating each direction by itself takes eight.
-    """
+    """The gradient with respect to the logits is ``(P + Q - 2 I) / 2B``."""
 
     @staticmethod
     def forward(ctx: Any, image: Tensor, text: Tensor, scale: Tensor, tile: int) -> Tensor:
-        """The loss; keeps the logarithms of the rows' and columns' sums."""
-        rows, columns = [], image.new_full((len(text),), -torch.inf)
-        for start in range(0, len(image), tile):
-            logits = scale * image[start : start + tile] @ text.T
-            rows.append(logits.logsumexp(dim=1))
-            columns = torch.logaddexp(columns, logits.logsumexp(dim=0))
-        row = torch.cat(rows)
-        ctx.save_for_backward(image, text, scale, row, columns)
+        rows, columns = _normalisers(image, text, scale, tile, None)
+        ctx.save_for_backward(image, text, scale, rows, columns)
         ctx.tile = tile
-        return ((row + columns) / 2 - scale * (image * text).sum(dim=1)).mean()
+        return ((rows + columns) / 2 - scale * (image * text).sum(dim=1)).mean()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        """Gradients with respect to image, text and scale."""
-        image, text, scale, row, columns = ctx.saved_tensors
-        to_image, to_text = torch.empty_like(image), torch.zeros_like(text)
+        image, text, scale, rows, columns = ctx.saved_tensors
+        to_image, to_text = _pulls(image, text, scale, (rows, columns), ctx.tile, None)
         weight = grad * scale / (2 * len(image))
-        for start in range(0, len(image), ctx.tile):
-            some = slice(start, start + ctx.tile)
-            logits = scale * image[some] @ text.T
-            slope = (logits - row[some, None]).exp_() + (logits - columns).exp_()
-            slope.diagonal(start).sub_(2.0)
-            to_image[some] = slope @ text
-            to_text.addmm_(slope.T, image[some])
-        to_image, to_text = to_image * weight, to_text * weight
+        to_image, to_text = (to_image - 2 * text) * weight, (to_text - 2 * image) * weight
         return to_image, to_text, (to_image * image).sum() / scale, None
 
 
@@ -100,15 +98,33 @@ def info_nce(
     return loss
 
 
-def _doubts(
-    a: Float[Tensor, "R D"], start: int, b: Float[Tensor, "B D"], scale: Tensor, bias: Tensor
-) -> Tensor:
-    """Of each row: -log sigmoid(+-logit) summed over all, ``[R]``."""
-    logits = scale * a @ b.T + bias
-    place = torch.arange(len(a), device=a.device)
-    own = logits[place, start + place]
-    # The matching pair's sign is the other one: softplus(-x) = softplus(x) - x.
-    return F.softplus(logits).sum(dim=1) - own
+class _Sigmoid(torch.autograd.Function):
+    """The gradient with respect to the logits is ``(sigmoid(logits) - I) / B``."""
+
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, tile: int) -> Tensor:
+        ctx.save_for_backward(image, text, scale, bias)
+        ctx.tile = tile
+        doubts = image.new_zeros(())
+        for row, column in _tiles(len(image), len(text), tile):
+            doubts += F.softplus(scale * image[row] @ text[column].T + bias).sum()
+        own = scale * (image * text).sum(dim=1) + bias
+        # The matching pair's sign is the other one: softplus(-x) = softplus(x) - x.
+        return doubts / len(image) - own.mean()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
+        image, text, scale, bias = ctx.saved_tensors
+        to_image, to_text, to_bias = torch.zeros_like(image), torch.zeros_like(text), image.new_zeros(())
+        for row, column in _tiles(len(image), len(text), ctx.tile):
+            slope = (scale * image[row] @ text[column].T + bias).sigmoid_()
+            to_image[row].addmm_(slope, text[column])
+            to_text[column].addmm_(slope.T, image[row])
+            to_bias += slope.sum()
+        weight = grad * scale / len(image)
+        to_image, to_text = (to_image - text) * weight, (to_text - image) * weight
+        return to_image, to_text, (to_image * image).sum() / scale, grad * (to_bias / len(image) - 1), None
 
 
 def sigmoid_loss(
@@ -122,17 +138,41 @@ def sigmoid_loss(
 
     Zhai et al. 2023, algorithm 1; open_clip's ``SigLipLoss``.
     """
-    return tiled(_doubts, image, text, scale, bias, tile=tile).sum() / len(image)
+    if len(image) <= tile:
+        logits = scale * image @ text.T + bias
+        return (F.softplus(logits).sum(dim=1) - logits.diagonal()).sum() / len(image)
+    loss: Tensor = _Sigmoid.apply(image, text, scale, bias, tile)  # type: ignore[no-untyped-call]
+    return loss
 
 
-def _twin(a: Float[Tensor, "R D"], start: int, b: Float[Tensor, "N D"], temperature: Tensor) -> Tensor:
-    """Of each of 2B rows: -log softmax of its twin (B places on), itself left out, ``[R]``."""
-    logits = a @ b.T / temperature
-    place = torch.arange(start, start + len(a), device=a.device)
-    itself = torch.zeros_like(logits, dtype=torch.bool)
-    itself[place - start, place] = True
-    twin = (place + len(b) // 2) % len(b)
-    return F.cross_entropy(logits.masked_fill(itself, float("-inf")), twin, reduction="none")
+def _hide_own(logits: Tensor, row: slice, column: slice) -> None:
+    """A view is not compared with itself; the matrix's diagonal passes through some tiles only."""
+    offset = row.start - column.start
+    if -logits.shape[0] < offset < logits.shape[1]:
+        logits.diagonal(offset).fill_(-torch.inf)
+
+
+class _Twins(torch.autograd.Function):
+    """The gradient with respect to a view is ``((P + P') z - 2 twin) / (views * temperature)``."""
+
+    @staticmethod
+    def forward(ctx: Any, views: Tensor, scale: Tensor, tile: int) -> Tensor:
+        rows, _ = _normalisers(views, views, scale, tile, _hide_own)
+        ctx.save_for_backward(views, scale, rows)
+        ctx.tile = tile
+        return (rows - scale * (views * _twins(views)).sum(dim=1)).mean()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        views, scale, rows = ctx.saved_tensors
+        pulled, _ = _pulls(views, views, scale, (rows, rows), ctx.tile, _hide_own)
+        return (pulled - 2 * _twins(views)) * (grad * scale / len(views)), None, None
+
+
+def _twins(views: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
+    """Of each of 2B views, the same picture's other one, B places on."""
+    return views.roll(len(views) // 2, dims=0)
 
 
 def nt_xent(views: Float[Tensor, "B 2 D"], temperature: float, tile: int = TILE) -> Float[Tensor, ""]:
@@ -141,4 +181,10 @@ def nt_xent(views: Float[Tensor, "B 2 D"], temperature: float, tile: int = TILE)
     Chen et al. 2020, equation 1.
     """
     flat = views.transpose(0, 1).flatten(0, 1)
-    return tiled(_twin, flat, flat, flat.new_tensor(temperature), tile=tile).mean()
+    if len(flat) <= tile:
+        itself = torch.eye(len(flat), dtype=torch.bool, device=flat.device)
+        twin = torch.arange(len(flat), device=flat.device).roll(len(views))
+        logits = (flat @ flat.T / temperature).masked_fill(itself, float("-inf"))
+        return F.cross_entropy(logits, twin)
+    loss: Tensor = _Twins.apply(flat, flat.new_tensor(1.0 / temperature), tile)  # type: ignore[no-untyped-call]
+    return loss

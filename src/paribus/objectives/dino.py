@@ -14,6 +14,7 @@ layer is never stored per sample; in ``loss`` its outputs are held for ``TILE`` 
 """
 
 import copy
+import functools
 from typing import ClassVar, Literal
 
 import torch
@@ -21,11 +22,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from paribus.encoders.text import Material
 from paribus.encoders.vision import VisionEncoder, init_linear, widen
 from paribus.objectives.base import Objective, ObjectiveConfig
-from paribus.objectives.contrastive import tiled
 from paribus.objectives.residuals import keep_residuals
 from paribus.rng import torch_seed
 from paribus.types import Batch, Clock, Confound, Encoded, Losses, ViewSpec, cosine
@@ -35,6 +36,10 @@ CODE = "facebookresearch/dino main_dino.py"
 GLOBALS = ("global1", "global2")
 TILE = 128
 """Samples whose last-layer outputs are held at once: 128 x 12 views x 65,536 floats are 400 MB."""
+
+
+again = functools.partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+"""Calls a function now, and once more for its gradient."""
 
 
 def dino_loss(
@@ -166,13 +171,17 @@ class Dino(Objective):
         student, teacher = encoded["student"], encoded["teacher"].detach()
         temperature = self.temperature(clock)
 
-        def share(rows: Tensor, start: int) -> Tensor:
-            """What some samples add to the mean loss over the batch, ``[1]``."""
-            targets = self.teacher_head.logits(teacher[start : start + len(rows)])
+        def share(rows: Tensor, taught: Tensor) -> Float[Tensor, ""]:
+            """What some samples add to the mean loss over the batch."""
+            targets = self.teacher_head.logits(taught)
             loss = dino_loss(self.head.logits(rows), targets, self.centre, temperature)
-            return loss[None] * (len(rows) / len(student))
+            return loss * (len(rows) / len(student))
 
-        total = tiled(share, student, tile=TILE).sum()
+        if len(student) <= TILE:
+            total = share(student, teacher)
+        else:  # each tile is made again for the gradient (Chen et al. 2016), so that one is held at a time
+            tiles = zip(torch.split(student, TILE), torch.split(teacher, TILE), strict=True)
+            total = torch.stack([again(share, *tile) for tile in tiles]).sum()
         entropy = self._watch(teacher, temperature)
         parts = {"dino": total.detach(), "teacher_entropy": entropy, "centre_norm": self.centre.norm()}
         return Losses(total, parts)
