@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from paribus.report.page import write_report
+from paribus.results import LedgerRow
 
 from . import build
 from .test_page import HEADINGS
@@ -111,6 +112,29 @@ def test_controls_open_by_keyboard_and_are_always_printed(browser: Any, address:
     assert row.is_visible()
     assert not view.locator(".contents").is_visible()
     assert view.pdf(format="A4").startswith(b"%PDF")
+    view.close()
+
+
+def test_many_settings_and_differences_are_closed_at_first_and_always_printed(
+    browser: Any, tmp_path: Path
+) -> None:
+    results, pictures = build()
+    more = [one.model_copy(update={"seed": seed}) for seed in range(9) for one in results.differences]
+    own = LedgerRow(path="objective.scale", role="treatment", values=dict.fromkeys(results.arms, "1"))
+    changed = {"differences": more, "ledger": [*results.ledger, own]}
+    page = write_report(results.model_copy(update=changed), tmp_path, pictures)
+    view, _, _ = _open(browser, page.as_uri(), 1280)
+    closed = ["#objectives", *(f"#{box.get_attribute('id')}" for box in view.locator(".fold").all())]
+    assert len(closed) > 1
+    for box in closed:
+        objectives = box == "#objectives"
+        what = "tbody.objectives tr:nth-child(2)" if objectives else f"{box} + label + .scroll"
+        assert not view.locator(what).is_visible()
+        view.check(box)
+        assert view.locator(what).is_visible()
+        view.uncheck(box)
+    view.emulate_media(media="print")
+    assert all(view.locator(f"{box} + label + .scroll").is_visible() for box in closed[1:])
     view.close()
 
 

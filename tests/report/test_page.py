@@ -140,7 +140,9 @@ def test_every_difference_claim_cost_and_ledger_row_is_on_the_page(
     values = page.text + " ".join(attrs.get("title", "") for _, attrs in page.elements)
     for line in results.ledger:
         assert any(row[0] == line.path for row in rows)
-        assert all(text in values for text in (*line.values.values(), line.why, line.source))
+        why = "" if line.role == "treatment" else line.why  # the list of arms says it
+        assert all(text in values for text in (*line.values.values(), why, line.source))
+    assert all(because in page.text for because in results.arms.values())
     for item in results.gallery:
         for arm, value in item.similarity.items():
             wanted = [arm, f"{value:.3f}", f"{item.percentile[arm]:.1f}"]

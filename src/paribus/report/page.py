@@ -53,9 +53,12 @@ SIGNS: Mapping[str, str] = {"supported": "\u2713", "contradicted": "\u2715", "no
 ROLES: Mapping[str, str] = {
     "control": "held equal in every arm",
     "treatment": "what the study varies",
+    "objectives": "the settings of what is varied; many belong to one kind of supervision only",
     "confound": "what could not be held equal, and why",
     "measured": "what every run recorded of itself",
 }
+FOLD = 40
+"""From how many rows on a table of differences, whose figures stand above it, is closed at first."""
 TEMPLATES = Path(__file__).with_name("templates")
 PICTURE = 160
 """Longest side of a picture in the page, in pixels; small pictures are kept as they are."""
@@ -110,6 +113,7 @@ def render(results: Results, pictures: Mapping[str, bytes]) -> str:
         verdicts=Counter(claim.verdict for claim in results.claims),
         signs=SIGNS,
         claims=[(claim, _whisker(place, claim)) for place, claim in enumerate(results.claims, 1)],
+        fold=FOLD,
         sections={name: section(results, name, looks) for name in tables.SECTIONS},
         titles=tables.SECTIONS,
         gallery=gallery(results, pictures, looks),
@@ -144,8 +148,14 @@ def ledger(results: Results) -> Ledger:
     present = {arm for row in results.ledger for arm in row.values}
     arms = list(dict.fromkeys([*(arm for arm in results.arms if arm in present), *sorted(present)]))
     broken = [row for row in results.ledger if not row.agrees]
-    groups = {role: [row for row in results.ledger if row.role == role and row.agrees] for role in ROLES}
+    groups = {name: [row for row in results.ledger if group(row) == name and row.agrees] for name in ROLES}
     return Ledger(arms, broken, groups)
+
+
+def group(row: LedgerRow) -> str:
+    """Where a row stands: under the part it plays, an objective's own settings apart."""
+    own = row.path.startswith("objective.") and row.path != "objective.kind"
+    return "objectives" if own and row.role == "treatment" else row.role
 
 
 @dataclass(frozen=True)
