@@ -6,14 +6,19 @@ import subprocess
 import sys
 
 import pytest
+import torch
+import torch.nn.functional as F
 from encoders.checkpoints import clip_vision, perturbed, vit
 from encoders.test_hub import TOKEN, arrived, stand_in
 from report import build
 from study import Done, leftovers
 
 from paribus.encoders.folders import Trained, read_folder, write_paribus
+from paribus.encoders.towers_exchange import read_open_clip_joint, read_transformers_joint
 from paribus.encoders.vision import VisionEncoder, preset, weights_digest
 from paribus.report.schema import write_results
+from paribus.study.study import load_study
+from paribus.types import Runtime
 
 
 @pytest.fixture
@@ -113,3 +118,43 @@ def test_push_takes_hub_and_token_from_the_usual_places(tmp_path, own):
     assert f"Arm `{arm}` of `{results.study}`" in files["README.md"].decode()
     gone = process(*line, **usual)
     assert "cannot be reached" in gone.refused()
+
+
+def stage_of(finished, kind):
+    return next((finished / "cache" / "stages").glob(f"pretrain-{kind}-*"))
+
+
+@torch.no_grad()
+def test_an_arm_that_read_captions_goes_out_whole(finished, tmp_path, paribus):
+    """What other libraries are given is the space that the study itself asks in words."""
+    (arm,) = (a for a in load_study(finished / "tiny.yaml").all_arms() if a.name == "clip")
+    runtime = Runtime(cache=finished / "cache")
+    space, encoder = arm.encoder.joint([], tmp_path, runtime), arm.encoder.open(runtime).eval()
+    texts, pictures = ["a red apple", 'the word "yes"'], torch.rand(2, 3, 32, 32)
+    for to, read in (("transformers", read_transformers_joint), ("open_clip", read_open_clip_joint)):
+        folder = tmp_path / to
+        line = ("encoder", "export", stage_of(finished, "clip"), "--to", to, "--out", folder, "--whole")
+        assert paribus(*line).out == f"{to}, both towers: {folder}\n"
+        back = read(folder)
+        seen = F.normalize(back.image(pictures).cls @ back.image_proj.T, dim=-1)
+        said = F.normalize(back.text(texts) @ back.text_proj.T, dim=-1)
+        assert torch.allclose(seen, space.see(encoder(pictures)), atol=1e-5)
+        assert torch.allclose(said, space.read(texts), atol=1e-5)
+        assert torch.equal(back.scale_log, space.scale_log)
+
+
+def test_what_has_no_second_tower_does_not_go_out_whole(finished, own, tmp_path, paribus):
+    for stage, to, why in (
+        (stage_of(finished, "dino"), "transformers", "only an arm that read captions"),
+        (
+            stage_of(finished, "clip"),
+            "timm",
+            "timm has no text towers: choose one of transformers, open_clip",
+        ),
+    ):
+        line = ("encoder", "export", stage, "--to", to, "--out", tmp_path / "out", "--whole")
+        assert why in paribus(*line).refused()
+    assert (
+        paribus("encoder", "export", own, "--to", "open_clip", "--out", tmp_path / "out", "--whole").code == 2
+    )
+    assert not (tmp_path / "out").exists() and not leftovers(tmp_path)

@@ -30,6 +30,7 @@ Checkpoint = Annotated[
 Root = Annotated[Path, typer.Option("--root", help="where folders of published encoders lie")]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="the folder to write")]
 To = Annotated[Format, typer.Option("--to", help="the format to write")]
+Whole = Annotated[bool, typer.Option("--whole", help="both towers, of an arm that read captions")]
 HERE = Path()
 
 
@@ -46,18 +47,30 @@ def info(path: Checkpoint, root: Root = HERE) -> None:
 
 
 @app.command()
-def export(path: Checkpoint, to: To, out: Out, root: Root = HERE) -> None:
+def export(path: Checkpoint, to: To, out: Out, root: Root = HERE, whole: Whole = False) -> None:
     """Write an encoder as transformers, timm or open_clip read it."""
     from paribus.encoders.folders import WRITERS, write_paribus
     from paribus.encoders.published import load
 
     _free(out)
+    if whole:
+        _export_whole(Path(path), to, out)
+        return
     encoder, about = load(path, root=root)
     if to is Format.PARIBUS:
         write_paribus(encoder, out, about.trained)
     else:
         WRITERS[to.value](encoder, out)
     print(f"{to.value}: {out}")
+
+
+def _export_whole(folder: Path, to: Format, out: Path) -> None:
+    from paribus.encoders.towers_exchange import WHOLE, read_stage_joint
+
+    if to.value not in WHOLE:
+        raise UserError(f"--whole: {to.value} has no text towers: choose one of {', '.join(WHOLE)}.")
+    WHOLE[to.value](read_stage_joint(folder), out)
+    print(f"{to.value}, both towers: {out}")
 
 
 @app.command("import")

@@ -88,7 +88,8 @@ def _trained(trained: Trained | None) -> list[tuple[str, str]]:
         "order digest": trained.order,
     }
     lines = [(name, str(value)) for name, value in told.items() if value is not None]
-    return lines + [(name, json.dumps(value)) for name, value in trained.settings.items()]
+    settings = {"its settings" if name in told else name: value for name, value in trained.settings.items()}
+    return lines + [(name, json.dumps(value)) for name, value in settings.items()]
 
 
 def arm_of(results: Results, about: About, arm: str | None) -> str:

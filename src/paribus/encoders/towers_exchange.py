@@ -21,10 +21,18 @@ from tokenizers import Tokenizer, processors
 from torch import Tensor
 
 from paribus.encoders import foreign_open_clip, foreign_transformers
-from paribus.encoders.exchange import State, found_prefix, from_layout, own_state, to_layout
+from paribus.encoders.exchange import (
+    State,
+    found_prefix,
+    from_layout,
+    own_state,
+    refuse_faults,
+    to_layout,
+)
 from paribus.encoders.folders import (
     read_json,
     read_open_clip,
+    read_stage,
     read_tensors,
     read_transformers,
     write_tensors,
@@ -157,6 +165,42 @@ def _text_config(path: Path, **said: Any) -> TextConfig:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "text tower"
         raise UserError(f"{path} describes no text tower of ours: {where}: {first['msg']}.") from error
+
+
+# A finished stage of a study.
+
+
+def read_stage_joint(folder: Path) -> Joint:
+    """A whole CLIP or SigLIP out of the folder of an arm that read captions with a tower from scratch.
+
+    Raises:
+        UserError: as ``folders.read_stage``, or the arm has no such tower.
+    """
+    image = read_stage(folder).encoder
+    found = _reader(read_json(folder / "record.json")["config"].get("objective") or {})
+    if found is None or not (folder / "tokenizer.json").is_file():
+        raise UserError(
+            f"{folder} holds no CLIP of ours: only an arm that read captions with a text tower from scratch "
+            "can be written whole; write its encoder alone."
+        )
+    tokenizer = load_tokenizer(folder / "tokenizer.json")
+    tower = TextTower(TextConfig.model_validate(found), Material(tokenizer=tokenizer))
+    tensors = read_tensors(folder, "joint")
+    words = {name.removeprefix("text."): value for name, value in tensors.items() if name.startswith("text.")}
+    refuse_faults(str(folder / "joint.safetensors"), "text tower", words, own_state(tower))
+    tower.load_state_dict(words)
+    names = ("image_proj.weight", "text_proj.weight", "scale_log")
+    image_proj, text_proj, scale = (_found(tensors, name, folder) for name in names)
+    return Joint(image, tower, image_proj, text_proj, scale, tensors.get("bias"))
+
+
+def _reader(objective: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The text tower from scratch of an objective, or of the part of a hybrid that reads."""
+    tower = objective.get("text")
+    if isinstance(tower, dict):  # blocks on a frozen encoder have no place in any other library
+        return tower if tower.get("kind") == "scratch" and "blocks" not in objective else None
+    parts = (part["objective"] for part in objective.get("parts", {}).values())
+    return next((found for part in parts if (found := _reader(part)) is not None), None)
 
 
 # transformers.
@@ -348,3 +392,7 @@ def read_open_clip_joint(folder: Path) -> Joint:
         _found(tensors, "logit_scale", folder).float().reshape(()),
         None if bias is None else bias.float().reshape(()),
     )
+
+
+WHOLE = {"transformers": write_transformers_joint, "open_clip": write_open_clip_joint}
+"""Format -> what writes a whole CLIP in it."""

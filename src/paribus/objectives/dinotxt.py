@@ -37,12 +37,13 @@ class AlignedSpace(JointSpace):
         encoder: sizes of the frozen encoder.
         material: what the text tower is built from.
         seed: the study's root seed.
+        scale: initial factor of the cosines.
     """
 
     def __init__(
-        self, config: "DinoTxt.Config", encoder: EncoderConfig, material: Material, seed: int
+        self, config: "DinoTxt.Config", encoder: EncoderConfig, material: Material, seed: int, scale: float
     ) -> None:
-        super().__init__(config, 2 * encoder.width, material, seed, config.kind)
+        super().__init__(config, 2 * encoder.width, material, seed, config.kind, scale=scale)
         with torch_seed(seed, "blocks", config.kind):
             self.blocks = nn.ModuleList(
                 Block(encoder.width, encoder.heads, encoder.mlp_ratio) for _ in range(config.blocks)
@@ -90,9 +91,10 @@ class DinoTxt(ImageText):
         super().__init__(config, encoder, material, seed, scale=1.0 / config.temperature)
         encoder.requires_grad_(False)
 
-    def space(self, material: Material, seed: int) -> AlignedSpace:
+    def space(self, material: Material, seed: int, scale: float, bias: float | None) -> AlignedSpace:
         """A new joint space with blocks of its own."""
-        return AlignedSpace(self.config, self.image.config, material, seed)
+        del bias
+        return AlignedSpace(self.config, self.image.config, material, seed, scale)
 
     def look(self, batch: Batch, name: str) -> Float[Tensor, "B D"]:
         """One view's pictures as unit vectors; nothing flows back into the encoder."""

@@ -49,7 +49,7 @@ class ImageTextConfig(ObjectiveConfig):
 
 
 class JointSpace(Joint):
-    """A text tower and the two projections into the space where captions meet pictures.
+    """A text tower, the two projections into the space where captions meet pictures, and its scale.
 
     All that is kept beside an encoder to tell its pictures in words.
 
@@ -59,10 +59,24 @@ class JointSpace(Joint):
         material: what the text tower is built from.
         seed: the study's root seed.
         kind: names the stream of the projections' initial weights.
+        scale: initial factor of the cosines.
+        bias: initial term beside them, where the loss has one.
     """
 
-    def __init__(self, config: ImageTextConfig, width: int, material: Material, seed: int, kind: str) -> None:
+    def __init__(
+        self,
+        config: ImageTextConfig,
+        width: int,
+        material: Material,
+        seed: int,
+        kind: str,
+        *,
+        scale: float,
+        bias: float | None = None,
+    ) -> None:
         super().__init__()
+        self.scale_log = nn.Parameter(torch.tensor(math.log(scale)))
+        self.bias = None if bias is None else nn.Parameter(torch.tensor(bias))
         self.text = build_tower(config.text, material, seed)
         with torch_seed(seed, "heads", kind):
             self.image_proj = build_projection("linear", width, config.embed)
@@ -95,8 +109,6 @@ class ImageText(Objective):
     largest_scale: ClassVar[float] = math.inf
     kind: ClassVar[str]
 
-    scale_log: nn.Parameter
-
     def __init__(
         self,
         config: ImageTextConfig,
@@ -105,15 +117,21 @@ class ImageText(Objective):
         seed: int,
         *,
         scale: float,
+        bias: float | None = None,
     ) -> None:
         super().__init__()
         self.config, self.image = config, encoder
-        self.joint = self.space(material, seed)
-        self.scale_log = nn.Parameter(torch.tensor(math.log(scale)))
+        self.joint = self.space(material, seed, scale, bias)
 
-    def space(self, material: Material, seed: int) -> JointSpace:
+    def space(self, material: Material, seed: int, scale: float, bias: float | None) -> JointSpace:
         """A new joint space on this encoder."""
-        return JointSpace(self.config, self.image.config.width, material, seed, self.kind)
+        width = self.image.config.width
+        return JointSpace(self.config, width, material, seed, self.kind, scale=scale, bias=bias)
+
+    @property
+    def scale_log(self) -> nn.Parameter:
+        """The logarithm of the learnt scale."""
+        return self.joint.scale_log
 
     def look(self, batch: Batch, name: str) -> Float[Tensor, "B D"]:
         """One view's pictures as unit vectors."""

@@ -12,7 +12,6 @@ the plain architecture) the encoder keeps its class token, so that only the loss
 
 from typing import ClassVar, Literal
 
-import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
@@ -44,8 +43,13 @@ class SigLip(ImageText):
     def __init__(
         self, config: "SigLip.Config", encoder: VisionEncoder, material: Material, seed: int
     ) -> None:
-        super().__init__(config, encoder, material, seed, scale=config.scale)
-        self.bias = nn.Parameter(torch.tensor(config.bias))
+        super().__init__(config, encoder, material, seed, scale=config.scale, bias=config.bias)
+
+    @property
+    def bias(self) -> nn.Parameter:
+        """The learnt term beside the cosines."""
+        assert self.joint.bias is not None
+        return self.joint.bias
 
     def pair(self, image: Float[Tensor, "B D"], text: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
         """Sigmoid loss over all pairs of the batch."""

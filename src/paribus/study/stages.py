@@ -81,8 +81,9 @@ class Pretrain(Training[PretrainRecord]):
         shipped = objective.encoder()
         save_weights(shipped, folder / "encoder.safetensors")
         joint = objective.joint_space()
-        if joint is not None:
+        if joint is not None and self.text is not None:
             save_weights(joint, folder / "joint.safetensors")
+            self.text.leave(folder, runtime)
         write_json(folder / "history.json", result.history)
         return PretrainRecord(
             data=source.digest,

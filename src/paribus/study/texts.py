@@ -65,6 +65,10 @@ class Words(Stage[TokenizerRecord]):
         del texts, folder
         return self.material(runtime)
 
+    def leave(self, folder: Path, runtime: Runtime) -> None:
+        """Beside a trained tower: the tokenizer, so that the folder is whole without this one."""
+        save_tokenizer(self.open(runtime), folder / "tokenizer.json")
+
 
 class WeightsRecord(Config):
     """Which weights these are."""
@@ -131,6 +135,10 @@ class Weights(Stage[WeightsRecord]):
         del texts, folder
         return self.material(runtime)
 
+    def leave(self, folder: Path, runtime: Runtime) -> None:
+        """Nothing: the weights' own folder has their tokenizer."""
+        del folder, runtime
+
 
 class VectorsRecord(Config):
     """What was computed."""
@@ -195,6 +203,10 @@ class Vectors(Stage[VectorsRecord]):
         place, weights = folder / "read", self.weights.path(runtime)
         compute_vectors(self._config(), weights, texts, place, device=runtime.torch_device)
         return Material(folder=place)
+
+    def leave(self, folder: Path, runtime: Runtime) -> None:
+        """Nothing: the language model's own folder has its tokenizer."""
+        del folder, runtime
 
 
 AnyText = Annotated[Words | Weights | Vectors, Field(discriminator="kind")]
