@@ -13,11 +13,37 @@ from paribus.encoders.text import Material, TowerConfig, load_tokenizer, save_to
 from paribus.encoders.vectors import FrozenConfig, compute_vectors, vector_flops
 from paribus.errors import UserError
 from paribus.study.corpora import AnyCorpus
-from paribus.study.stage import Stage
+from paribus.study.stage import R, Stage
 from paribus.types import Config, Runtime
 
 CAPTION_TOKENS = 16
 """Assumed length of a caption where costs are predicted before any was read."""
+
+
+class TextStage(Stage[R]):
+    """What a text tower is built from, and what of it stays with a trained arm."""
+
+    def material(self, runtime: Runtime) -> Material:
+        """For a tower that trains."""
+        raise NotImplementedError
+
+    def reading(self, texts: Sequence[str], folder: Path, runtime: Runtime) -> Material:
+        """For a trained tower that is to read these texts; what that takes is kept in ``folder``."""
+        del texts, folder
+        return self.material(runtime)
+
+    def leave(self, folder: Path, runtime: Runtime) -> None:
+        """Put beside a trained tower what it cannot be read without."""
+        del folder, runtime
+
+    def read_with(self, runtime: Runtime) -> str:
+        """The digest of the pretrained weights, if there are any."""
+        del runtime
+        return ""
+
+    def describe(self) -> str:
+        """For the ledger."""
+        raise NotImplementedError
 
 
 class TokenizerRecord(Config):
@@ -26,7 +52,7 @@ class TokenizerRecord(Config):
     vocabulary: int
 
 
-class Words(Stage[TokenizerRecord]):
+class Words(TextStage[TokenizerRecord]):
     """A BPE tokenizer trained on the training captions."""
 
     name: ClassVar[str] = "words"
@@ -47,11 +73,6 @@ class Words(Stage[TokenizerRecord]):
         """The tokenizer."""
         return load_tokenizer(self.folder(runtime) / "tokenizer.json")
 
-    def read_with(self, runtime: Runtime) -> str:
-        """No pretrained weights."""
-        del runtime
-        return ""
-
     def describe(self) -> str:
         """For the ledger."""
         return f"BPE of {self.vocabulary} trained on the captions ({self.captions})"
@@ -59,11 +80,6 @@ class Words(Stage[TokenizerRecord]):
     def material(self, runtime: Runtime) -> Material:
         """For a tower from scratch."""
         return Material(tokenizer=self.open(runtime))
-
-    def reading(self, texts: Sequence[str], folder: Path, runtime: Runtime) -> Material:
-        """For a tower that is to read texts of any kind."""
-        del texts, folder
-        return self.material(runtime)
 
     def leave(self, folder: Path, runtime: Runtime) -> None:
         """Beside a trained tower: the tokenizer, so that the folder is whole without this one."""
@@ -76,7 +92,7 @@ class WeightsRecord(Config):
     digest: str = Field(description="SHA-256 over config, tokenizer and weights")
 
 
-class Weights(Stage[WeightsRecord]):
+class Weights(TextStage[WeightsRecord]):
     """Pretrained weights, found and checked; they stay where they lie."""
 
     name: ClassVar[str] = "weights"
@@ -130,15 +146,6 @@ class Weights(Stage[WeightsRecord]):
         """For a pretrained tower."""
         return Material(folder=self.path(runtime))
 
-    def reading(self, texts: Sequence[str], folder: Path, runtime: Runtime) -> Material:
-        """For a tower that is to read texts of any kind."""
-        del texts, folder
-        return self.material(runtime)
-
-    def leave(self, folder: Path, runtime: Runtime) -> None:
-        """Nothing: the weights' own folder has their tokenizer."""
-        del folder, runtime
-
 
 class VectorsRecord(Config):
     """What was computed."""
@@ -147,7 +154,7 @@ class VectorsRecord(Config):
     width: int
 
 
-class Vectors(Stage[VectorsRecord]):
+class Vectors(TextStage[VectorsRecord]):
     """Every caption's vector from a frozen language model, computed once for all arms and seeds."""
 
     name: ClassVar[str] = "vectors"
@@ -203,10 +210,6 @@ class Vectors(Stage[VectorsRecord]):
         place, weights = folder / "read", self.weights.path(runtime)
         compute_vectors(self._config(), weights, texts, place, device=runtime.torch_device)
         return Material(folder=place)
-
-    def leave(self, folder: Path, runtime: Runtime) -> None:
-        """Nothing: the language model's own folder has its tokenizer."""
-        del folder, runtime
 
 
 AnyText = Annotated[Words | Weights | Vectors, Field(discriminator="kind")]
