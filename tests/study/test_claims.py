@@ -5,9 +5,10 @@ import itertools
 import numpy as np
 import pytest
 
+from paribus.data.captions import CAPTION_POLICIES
 from paribus.results import Difference, Measure
 from paribus.stats import Estimate
-from paribus.study.claims import RULES, equivalence, judge, orient
+from paribus.study.claims import RULES, TOLD, UNTOLD, equivalence, judge, judge_told, orient
 
 MARGIN = 0.03
 
@@ -151,3 +152,29 @@ def test_equivalence_is_the_two_one_sided_tests():
         )
         seen.add(found)
     assert seen == {"supported", "contradicted", "not distinguishable"}
+
+
+# What captions mention is the treatment.
+
+
+def told_differences(arm, value):
+    return [difference(rule, value, value - 0.01, value + 0.01, arm, "noise") for rule in TOLD.values()]
+
+
+def test_an_arm_is_held_to_what_it_was_told_and_to_nothing_else():
+    told = {"s": "style", "w": "text", "a": "all", "d": None, "noise": "shuffled"}
+    found = judge_told([d for arm in told for d in told_differences(arm, 0.2)], [], told, MARGIN)
+    assert [claim.name for claim in found] == ["told-style", "told-word", "untold-style", "untold-colour"]
+    assert {claim.verdict for claim in found} == {"supported"}
+    assert "s minus noise is +0.200" in found[0].because and "the claim needs it above 0" in found[0].because
+    turned = judge_told(told_differences("s", -0.2), [], {"s": "style", "noise": "shuffled"}, MARGIN)
+    assert [claim.verdict for claim in turned] == ["contradicted"]
+
+
+def test_without_shuffled_captions_there_is_nothing_to_hold_them_against():
+    assert judge_told(told_differences("s", 0.2), [], {"s": "style", "noise": "all"}, MARGIN) == []
+
+
+def test_every_claim_about_what_was_told_names_a_factor_of_the_regression():
+    assert {rule.task for rule in [*TOLD.values(), *UNTOLD]} == {"subgroup", "style", "colour", "text"}
+    assert set(TOLD) < set(CAPTION_POLICIES)

@@ -4,7 +4,7 @@ Arms are told apart by what supervises them (captions or pixels alone), never by
 reads text stands for language supervision, the first that does not for its absence.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from paribus.results import Claim, Difference, Measure, Verdict
@@ -125,6 +125,54 @@ RULES = (
     ),
 )
 
+HYPOTHESIS = "the hypothesis of this study"
+
+
+def _told(factor: str, task: str) -> Rule:
+    text = f"Told the {factor}, an encoder's similarity follows it more than where captions are shuffled."
+    return Rule(f"told-{factor}", text, HYPOTHESIS, "factors", task, COEFFICIENT, 1)
+
+
+def _untold(factor: str) -> Rule:
+    text = f"Without words, an encoder's similarity follows {factor} more than where captions are shuffled."
+    return Rule(f"untold-{factor}", text, HYPOTHESIS, "factors", factor, COEFFICIENT, 1)
+
+
+TOLD = {
+    "thing": _told("thing", "subgroup"),
+    "style": _told("style", "style"),
+    "colour": _told("colour", "colour"),
+    "text": _told("word", "text"),
+}
+"""What captions mention -> the claim about an arm that is told that and nothing else."""
+
+UNTOLD = (_untold("style"), _untold("colour"))
+"""The claims about an arm without words, where what the others are told is the treatment."""
+
+
+def judge_told(
+    differences: Sequence[Difference],
+    measures: Sequence[Measure],
+    told: Mapping[str, str | None],
+    margin: float,
+) -> list[Claim]:
+    """The claims of a study in which what captions mention is the treatment.
+
+    Args:
+        differences: of all compared arms.
+        measures: of all arms.
+        told: arm -> its caption policy, None where it reads none.
+        margin: for equality; no claim here is one.
+    """
+    control = next((arm for arm, policy in told.items() if policy == "shuffled"), None)
+    if control is None:
+        return []
+    found: list[Claim] = []
+    for arm, policy in told.items():
+        rules = UNTOLD if policy is None else [TOLD[policy]] if policy in TOLD else []
+        found += judge(differences, measures, arm, control, margin, rules)
+    return found
+
 
 def judge(
     differences: Sequence[Difference],
@@ -132,6 +180,7 @@ def judge(
     language: str,
     other: str,
     margin: float,
+    rules: Sequence[Rule] = RULES,
 ) -> list[Claim]:
     """Every claim whose number was measured, for one pair of arms; language minus other throughout.
 
@@ -139,7 +188,7 @@ def judge(
     them is above chance.
     """
     claims = []
-    for rule in RULES:
+    for rule in rules:
         for difference in differences:
             claim = _claim(rule, difference, language, other, margin)
             if claim is None:

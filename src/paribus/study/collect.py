@@ -10,7 +10,7 @@ import torch
 from paribus import stats
 from paribus.results import Claim, Cost, Curve, Difference, GalleryItem, Measure, Results, Section
 from paribus.study.audit import audit
-from paribus.study.claims import PROBE, judge
+from paribus.study.claims import PROBE, judge, judge_told
 from paribus.study.control import Treatment
 from paribus.study.evaluate import ProbeResult, Scored
 from paribus.study.study import Branch, Study
@@ -240,6 +240,12 @@ def _gallery(study: Study, runtime: Runtime) -> tuple[list[GalleryItem], dict[st
 
 
 def _claims(study: Study, differences: list[Difference], measures: list[Measure]) -> list[Claim]:
+    told = {
+        name: (arm.captions or study.control.data.captions) if reads(arm) else None
+        for name, arm in study.arms.items()
+    }
+    if len({policy for policy in told.values() if policy is not None}) > 1:
+        return judge_told(differences, measures, told, study.margin)
     reading = [name for name, arm in study.arms.items() if reads(arm)]
     looking = [name for name, arm in study.arms.items() if not reads(arm)]
     if not reading or not looking:
