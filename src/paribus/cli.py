@@ -200,6 +200,7 @@ def _runtime(**settings: object) -> "paribus.types.Runtime":
 def main() -> None:
     """Run the command; a ``UserError`` is one sentence and exit code 2, an interruption 130."""
     logging.basicConfig(format="paribus: %(message)s", level=logging.WARNING)
+    logging.getLogger("paribus").setLevel(logging.INFO)
     logging.getLogger("exca").setLevel(logging.ERROR)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.filterwarnings("ignore", category=UserWarning, module="torch")

@@ -16,7 +16,7 @@ from paribus.study.naming import NAMINGS, question
 from paribus.study.run import execute
 from paribus.study.study import load_study
 from paribus.types import Runtime
-from study import results, small_settings, write_study
+from study import paribus, records, results, small_settings, write_study
 from study.test_bad_arms import CLIP, DINO, DINOTXT, SIMCLR, arm, bert, hybrid, llama, text
 
 
@@ -134,3 +134,22 @@ def test_a_finished_quickstart_names_its_pictures(finished):
     assert {row["task"] for row in measures} <= {naming.name for naming in NAMINGS}
     assert yaml.safe_load((finished / "tiny.yaml").read_text())["measure"][1] == "zeroshot"
     assert json.loads((finished / "runs" / "tiny" / "results.json").read_text())["study"] == "tiny"
+
+
+@pytest.mark.slow
+def test_what_is_frozen_of_a_text_tower_is_printed_and_recorded(tmp_path, tiny_cache):
+    bert(tmp_path / "bert")
+    tower = {"kind": "pretrained", "weights": str(tmp_path / "bert"), "unlocked": 1, "context": 16}
+    settings = small_settings() | {"arms": {"told": arm(text(**tower))}, "measure": [], "baselines": []}
+    study = write_study(tmp_path, settings)
+    line = ("run", study, "--cache", tiny_cache, "--runs", tmp_path / "runs", "--workers", "1")
+    done = paribus(tmp_path, *line)
+    assert done.code == 0, done.err
+    (said,) = (line for line in done.err.splitlines() if "frozen" in line)
+    # Of a frozen layer all but its two norms' weights and biases; of the embeddings all but the one norm's.
+    assert said.endswith(
+        "15 of 37 tensors frozen: model.embeddings 3 of 5, layer.0 12 of 16, layer.1 0 of 16"
+    )
+    (record,) = (r["record"] for a, r in records(tiny_cache).items() if a.startswith("pretrain"))
+    assert len(record["frozen"]) == 15 and not any("LayerNorm" in name for name in record["frozen"])
+    assert "joint.text.model.encoder.layer.0.output.LayerNorm.weight" in record["trainable"]

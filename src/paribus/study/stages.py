@@ -223,27 +223,25 @@ def moved(objective: Objective) -> tuple[list[str], list[str]]:
     """
     moving = list(trainable(objective))
     towers = [(name, tower) for name, tower in objective.named_modules() if isinstance(tower, Tower)]
-    frozen = [
-        f"{name}.{part}"
+    held = {
+        f"{name}.{part}": not parameter.requires_grad
         for name, tower in towers
         for part, parameter in tower.named_parameters()
-        if not parameter.requires_grad
-    ]
-    if frozen:
-        held = len(frozen)
-        total = sum(len(list(tower.parameters())) for _, tower in towers)
-        logger.info("the text tower has %d of %d tensors frozen: %s", held, total, grouped(frozen))
-    return moving, frozen
+    }
+    if any(held.values()):
+        total, frozen = len(held), sum(held.values())
+        logger.info("the text tower has %d of %d tensors frozen: %s", frozen, total, grouped(held))
+    return moving, [name for name, frozen in held.items() if frozen]
 
 
-def grouped(names: list[str]) -> str:
-    """Names of tensors by the module they stand in, each once, down to the numbered layer."""
-    found: dict[str, None] = {}
-    for name in names:
+def grouped(held: dict[str, bool]) -> str:
+    """How many tensors are frozen of each module, down to the numbered layer: ``layer.0 12 of 16, ...``."""
+    groups: dict[str, list[bool]] = {}
+    for name, frozen in held.items():
         words = name.split(".")
-        place = next((index for index, word in enumerate(words) if word.isdigit()), len(words) - 2)
-        found[".".join(words[: place + 1])] = None
-    return ", ".join(found)
+        place = next((index for index, word in enumerate(words) if word.isdigit()), len(words) - 3)
+        groups.setdefault(".".join(words[max(0, place - 1) : place + 1]), []).append(frozen)
+    return ", ".join(f"{name} {sum(group)} of {len(group)}" for name, group in groups.items())
 
 
 class UntrainedRecord(Config):
