@@ -215,6 +215,19 @@ def test_level_compute_gives_all_arms_the_cheapest_arms_flops_within_half_a_step
     assert len(study.stages()) == len(study_at("recipe").stages())
 
 
+def test_an_arm_of_another_architecture_is_no_yardstick_at_level_compute():
+    """Larger patches cost a quarter; what supervision costs is not measured by them."""
+    settings = small_settings()
+    settings["control"] |= {"level": "compute", "budget": {"samples": 16 * 50, "batch": 16}}
+    wide = {"path": "encoder.patch", "value": 16, "why": "it is tested", "source": "this test"}
+    settings["arms"]["wide"] = settings["arms"]["clip"] | {"confounds": [wide]}
+    arms = {arm.name: arm for arm in Study.model_validate(settings).all_arms()}
+    flops = {name: arm.encoder.flops() for name, arm in arms.items()}
+    assert arms["clip"].encoder.budget.samples == arms["wide"].encoder.budget.samples == 800
+    assert flops["wide"] < 0.9 * flops["clip"]
+    assert arms["dino"].encoder.budget.samples < 800
+
+
 def test_at_equal_samples_all_arms_see_the_whole_budget():
     for level in ("recipe", "strict"):
         assert {arm.encoder.budget for arm in study_at(level).all_arms()} == {study_at().control.budget}

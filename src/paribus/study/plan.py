@@ -115,8 +115,12 @@ def _arm(arm: ArmCost, width: int) -> str:
     each = arm.flops / arm.samples
     return (
         f"{arm.name:<{width}}  {arm.seed:>4}  {arm.steps:>8,}  {arm.samples:>11,}  {arm.forwards:>8.2f}"
-        f"  {each:>12.2e}  {arm.flops:>8.2e}  {arm.gpu_hours:>9.{1 if arm.gpu_hours >= 1 else 4}f}"
+        f"  {each:>12.2e}  {arm.flops:>8.2e}  {_hours(arm.gpu_hours):>9}"
     )
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.1f}" if hours >= 1 else f"{hours:.2g}"
 
 
 def _sum(stages: Sequence[Planned], cache: Path) -> str:
@@ -125,7 +129,7 @@ def _sum(stages: Sequence[Planned], cache: Path) -> str:
     hours, disk = flops / GPU_RATE / 3600, sum(stage.disk for stage in waiting)
     return (
         f"{len(stages)} stages, {len(stages) - len(waiting)} cached; the rest needs {flops:.2e} FLOPs: about "
-        f"{duration(seconds)} of training at this machine's rate, or {hours:.{1 if hours >= 1 else 4}f} "
+        f"{duration(seconds)} of training at this machine's rate, or {_hours(hours)} "
         f"GPU-hours at {GPU_RATE / 1e12:.0f} TFLOP/s; and about {disk / 1e6:,.0f} MB of disk beside the "
         f"{disk_bytes(cache) / 1e6:,.0f} MB that are used."
     )

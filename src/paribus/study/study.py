@@ -158,12 +158,15 @@ class Study(Config):
     def at_equal_compute(self, arms: dict[str, Arm]) -> dict[str, Arm]:
         """At level ``compute``, dearer arms see fewer samples, so that all spend the cheapest arm's FLOPs.
 
-        An arm that begins with another's encoder is no competitor for the same budget: it keeps its samples.
+        The cheapest is sought among arms of the control's architecture: one of another is no yardstick for
+        what supervision costs, and keeps its samples if it is cheaper. An arm that begins with another's
+        encoder is no competitor for the same budget: it keeps them too.
         """
         if self.control.level != "compute":
             return arms
         flops = {name: arm.encoder.flops() for name, arm in arms.items() if arm.encoder.after is None}
-        least = min(flops.values())
+        alike = [name for name in flops if arms[name].encoder.encoder == self.control.encoder]
+        least = min(flops[name] for name in alike or flops)
         out: dict[str, Arm] = {}
         for name in self._in_order():
             follows = self.arms[name].after
@@ -276,7 +279,7 @@ def _cut(arm: Arm, share: float, least: float) -> Arm:
     """The arm with fewer samples, in whole steps, and the confound that says so."""
     budget = arm.encoder.budget
     steps = max(1, round(budget.steps * share))
-    if steps == budget.steps:
+    if steps >= budget.steps:
         return arm
     fewer = budget.model_copy(update={"samples": steps * budget.batch})
     why = f"equal training FLOPs ({least:.3g}) instead of equal samples"
