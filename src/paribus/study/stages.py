@@ -35,6 +35,10 @@ from paribus.types import Batch, Config, Runtime, ViewSpec
 logger = logging.getLogger(__name__)
 
 
+COUNTED = 64
+"""Samples of the first batch that FLOPs are counted on: texts are padded to the longest of a batch."""
+
+
 class PretrainRecord(Config):
     """What the control is audited by, and what the arm cost."""
 
@@ -76,7 +80,7 @@ class Pretrain(Training[PretrainRecord]):
         objective, loader = self.prepare(runtime)
         start = weights_digest(objective.encoder())
         moving, frozen = moved(objective)
-        flops = training_flops(objective, loader.make(0)[:4].to(runtime.torch_device))
+        flops = training_flops(objective, loader.make(0)[:COUNTED].to(runtime.torch_device))
         result = self.fit(objective, loader, runtime)
         shipped = objective.encoder()
         save_weights(shipped, folder / "encoder.safetensors")
