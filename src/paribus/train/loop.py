@@ -82,6 +82,7 @@ def fit(
         for batch in batches(state.step, budget.steps):
             clock = Clock(state.step, state.step * budget.batch, whole)
             set_rates(optimizer, recipe, clock)
+            objective.begin_step(clock)
             losses = backward(objective, batch.to(runtime.torch_device), clock, runtime.chunk, precision)
             clip_gradients(parameters, recipe)
             objective.before_step(clock)
