@@ -40,7 +40,9 @@ Runs = Annotated[Path, typer.Option("--runs", help="where reports go")]
 Cache = Annotated[Path, typer.Option("--cache", help="where art, stages and checkpoints lie")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
 Workers = Annotated[int, typer.Option(min=1, help="threads and processes that prepare data")]
-Chunk = Annotated[int | None, typer.Option(min=1, help="samples encoded at once; cannot change a result")]
+Chunk = Annotated[
+    int | None, typer.Option(min=1, help="samples encoded at once; changes results by rounding")
+]
 Cluster = Annotated[str | None, typer.Option(help="exca's cluster: local or slurm")]
 Corpus = Annotated[str, typer.Argument(help="the corpus; there is one: glyphs")]
 Size = Annotated[int, typer.Option(min=8, max=1024, help="side of the pictures in pixels")]
@@ -70,10 +72,11 @@ def run(
     from paribus.report.schema import write_results
     from paribus.report.tables import summary, write_tables
     from paribus.study.collect import collect, pictures
-    from paribus.study.run import execute, need_space
+    from paribus.study.run import execute, need_space, settle
     from paribus.study.study import load_study
 
     loaded = load_study(study, tuple(change or ()))
+    settle(device)
     runtime = _runtime(runs=runs, cache=cache, device=device, workers=workers, chunk=chunk, cluster=cluster)
     need_space(cache, 600)
     if not execute(loaded, runtime, say):

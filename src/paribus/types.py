@@ -208,7 +208,7 @@ class Confound(Config):
 
 
 class Runtime(Config):
-    """How and where a study runs. Nothing here may change a result, so nothing here enters an identity."""
+    """How and where a study runs. Nothing here changes a result but by rounding, nor enters an identity."""
 
     runs: Path = Path("runs")
     cache: Path = Path("cache")

@@ -8,10 +8,12 @@ from paribus.encoders.vision import weights_digest
 from paribus.objectives import AnyObjective
 from paribus.objectives.hybrid import Hybrid, Part, since
 from paribus.objectives.presets import PRESETS, merged
+from paribus.train.cost import training_flops
+from paribus.train.loop import fit
 from paribus.train.split import backward
-from paribus.types import Clock
+from paribus.types import Budget, Clock, Recipe, Runtime
 
-from . import PARTS, gradients, in_float64, relative, tiny_config, tiny_loader, tiny_objective
+from . import PARTS, gradients, in_float64, relative, same_bits, tiny_config, tiny_loader, tiny_objective
 
 CLOCK = Clock(step=5, seen=30, total=100)
 
@@ -127,3 +129,58 @@ def test_changes_reach_into_a_preset_and_unknown_ones_are_named():
     with pytest.raises(ValidationError, match="there is no preset 'clap': choose one of clip-"):
         adapter.validate_python({"preset": "clap"})
     assert merged({"a": {"kind": "x", "n": 1}}, {"a": {"kind": "y"}}) == {"a": {"kind": "y"}}
+
+
+# Late parts, in a real training.
+
+LATE = {
+    "clip": {"objective": ("clip", {"reads": ("global1", "global2")})},
+    "dino": {"objective": ("dino", {"drop_path": 0.0}), "start": 0.5},
+}
+
+
+def train(folder, stop=None, seen=None):
+    """Eight steps with a checkpoint after each; the objective and the logged lines."""
+    objective = tiny_objective("hybrid", parts=LATE)
+    loader = tiny_loader("hybrid", batch=6, parts=LATE)
+    training_flops(objective, loader.make(0)[:2])  # counting costs must leave no trace in what is trained
+
+    def batches(start, end):
+        for number, batch in enumerate(loader(start, end), start):
+            if number == stop:
+                raise InterruptedError
+            if seen is not None and number == 4:
+                seen.update({name: v.clone() for name, v in objective.shared.state_dict().items()})
+            yield batch
+
+    result = fit(
+        objective,
+        batches,
+        recipe=Recipe(lr=5e-3, warmup=0.0),
+        budget=Budget(samples=48, batch=6),
+        precision="fp32",
+        folder=folder,
+        runtime=Runtime(device="cpu", checkpoint_seconds=0.0),
+        label="late",
+    )
+    return objective, result.history
+
+
+def test_a_late_part_joins_when_its_time_comes_and_not_before(tmp_path):
+    seen = {}
+    objective, history = train(tmp_path, seen=seen)
+    logged = ["dino/dino" in line for line in history]
+    assert logged == [False] * 4 + [True] * 4
+    assert objective.joined.tolist() == [1, 1]
+    first = tiny_objective("hybrid", parts=LATE).shared.state_dict()
+    assert not same_bits(seen, dict(first)), "the encoder was trained before the teacher became its copy"
+
+
+@pytest.mark.parametrize("stop", [3, 4, 5, 7])
+def test_a_training_that_is_cut_around_the_joining_ends_alike(tmp_path, stop):
+    whole, history = train(tmp_path / "whole")
+    with pytest.raises(InterruptedError):
+        train(tmp_path / "cut", stop=stop)
+    resumed, again = train(tmp_path / "cut")
+    assert same_bits(resumed.state_dict(), whole.state_dict())
+    assert again == history

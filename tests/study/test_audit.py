@@ -69,6 +69,14 @@ def test_a_difference_under_one_seed_is_not_hidden_by_another(finished):
     assert faults == [f"{name} (seed 1) has no record: run the study first" for name in study.arms]
 
 
+def test_a_frozen_encoder_that_moved_is_a_fault(done, monkeypatch):
+    """No arm here is one that freezes its encoder, so CLIP is told that it is; it did move it."""
+    study, runtime, _ = done
+    monkeypatch.setattr(type(study.arms["clip"].objective), "trains_encoder", False)
+    faults = audit(study, runtime).faults
+    assert faults == ["clip (seed 0) moved the encoder that it was to leave as it was"]
+
+
 def test_at_equal_compute_only_samples_and_order_may_differ(done):
     study, runtime, _ = done
     settings = study.model_dump(mode="json")

@@ -21,7 +21,7 @@ from paribus.encoders.folders import write_paribus, write_transformers
 from paribus.encoders.text import END, PAD
 from paribus.encoders.vision import EncoderConfig, VisionEncoder, preset
 from paribus.errors import UserError
-from paribus.study.study import load_study
+from paribus.study.study import _Once, load_study
 from study import edit_json, leftovers, paribus, records, small_settings, write_study
 from study.test_bad_input import tells
 
@@ -809,3 +809,23 @@ def test_a_model_of_texts_is_no_encoder_of_pictures(tmp_path, convert):
     tells(
         convert(bert(tmp_path / "model")), r"model_type 'bert', which Paribus does not know: it reads vit, "
     )
+
+
+def test_an_arm_that_begins_with_another_must_have_its_architecture(tmp_path):
+    wide = confound("encoder.patch", 16)
+    settings = on_glyphs(dino=arm(DINO), words=arm(DINOTXT, after="dino", confounds=wide))
+    tells(refusal(tmp_path, settings), r"arms\.words\.after", "another architecture")
+
+
+def test_what_is_told_is_held_against_shuffled_captions(tmp_path):
+    settings = on_glyphs(told=arm(CLIP, captions="style"), noise=arm(CLIP, captions="shuffled"))
+    tells(refusal(tmp_path, settings | {"reference": "told"}), "reference: told", "write noise")
+    assert load_study(write_study(tmp_path, settings | {"reference": "noise"})).reference == "noise"
+
+
+def test_a_key_that_is_merged_in_is_not_written_twice():
+    """YAML's merge key lets a mapping begin with another's keys and change some, at any depth."""
+    text = "deep: {deeper: {it: &b {<<: &a {kind: x, n: 1}, n: 2}}}\ntop: {<<: *b, m: 3}\n"
+    assert yaml.load(text, _Once)["top"] == yaml.safe_load(text)["top"] == {"kind": "x", "n": 2, "m": 3}
+    with pytest.raises(yaml.YAMLError, match="n stands there twice"):
+        yaml.load("top: {n: 1, m: 2, n: 3}", _Once)

@@ -118,8 +118,8 @@ def test_questions_ask_only_about_what_no_arm_was_trained_on(shared_cache):
         records = [{name: str(columns[name][row]) for name in names} | {"keywords": ""} for row in asked.rows]
         places = [asked.captions.index(said) for said in captions(records, naming.policy)]
         assert np.array_equal(asked.says[places], asked.labels), "a picture's own caption is a right one"
-        shares = [np.mean(asked.says == label) for label in asked.labels]
-        assert asked.chance == pytest.approx(np.mean(shares))
+        # Whoever says the same of every picture is right for the pictures of one label.
+        assert asked.chance == max(np.mean(asked.labels == label) for label in set(asked.says))
 
 
 def load_study_of(cache):

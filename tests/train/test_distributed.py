@@ -1,5 +1,6 @@
 """Several real processes over gloo: one model, one order, one set of files, whatever their number."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from study import ROOT, paribus, records, results, timeless
 
 from paribus.errors import UserError
 from paribus.train import distributed
+from paribus.train.cost import training_flops
 from paribus.train.loop import fit
 from paribus.train.state import checkpoints
 from paribus.types import Budget, Runtime, Share
@@ -26,11 +28,20 @@ class StopError(Exception):
     """What a test raises in place of a power cut."""
 
 
+LATE = {
+    "clip": {"objective": ("clip", {})},
+    "dino": {"objective": ("dino", {"drop_path": 0.0}), "start": 0.5},
+}
+
+
 def trained(kind, folder, stop=None, steps=STEPS):
-    """A tiny training of this process's rows, cut off before step ``stop``."""
+    """A tiny training of this process's rows, cut off before step ``stop``; the first counts its cost too."""
     torch.set_num_threads(1)
-    objective = tiny_objective(kind)
-    loader = tiny_loader(kind, batch=BATCH, share=distributed.share())
+    parts = {"parts": LATE} if kind == "hybrid" else {}
+    objective = tiny_objective(kind, **parts)
+    loader = tiny_loader(kind, batch=BATCH, share=distributed.share(), **parts)
+    if distributed.share().first:
+        training_flops(objective, loader.make(0)[:2])
 
     def batches(start, end):
         for number, batch in enumerate(loader(start, end), start):
@@ -148,6 +159,63 @@ def test_drift_is_found(tmp_path):
     assert all("drifted apart" in said for said in together_run(2, tmp_path / "out", __name__, "drifted"))
 
 
+def separate(folder):
+    """Each process with a folder of its own, in which only the first has a checkpoint."""
+    own = Path(folder) / str(distributed.share().rank)
+    if not distributed.share().first:
+        return outcome(own)
+    with single():
+        trained("clip", own, stop=STEPS // 2)
+    return outcome(own)
+
+
+@contextlib.contextmanager
+def single():
+    """As if there were no other process."""
+    known = distributed.dist.is_initialized
+    distributed.dist.is_initialized = lambda: False
+    try:
+        yield
+    finally:
+        distributed.dist.is_initialized = known
+
+
+def outcome(folder):
+    try:
+        trained("clip", folder)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def test_processes_that_do_not_see_one_folder_are_refused_at_once(tmp_path):
+    said = together_run(2, tmp_path / "out", __name__, "separate", str(tmp_path / "runs"))
+    assert all("do not begin at one step: all must see the same folder" in one for one in said)
+
+
+@pytest.mark.parametrize(
+    ("device", "place", "why"),
+    [
+        ("cuda:1", "0", "several processes cannot share one GPU; use auto, cuda or cpu"),
+        ("auto", "2", "Process 3 of this machine has no GPU of its own: start 2 at most"),
+    ],
+)
+def test_every_process_needs_a_gpu_of_its_own(monkeypatch, device, place, why):
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"):
+        monkeypatch.setenv(name, "4")
+    monkeypatch.setenv("LOCAL_RANK", place)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    taken = []
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    with pytest.raises(UserError, match=why):
+        distributed.own_device(device)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    distributed.own_device("auto")
+    distributed.own_device("cpu")
+    assert taken == [1]
+
+
 def refused(folder):
     try:
         trained("dino", folder, steps=BATCH + 1)
@@ -170,7 +238,8 @@ def test_rows_are_dealt_in_order_and_evenly(total, size):
 
 
 def test_alone_nothing_is_asked_of_anybody(monkeypatch):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "1")  # which some schedulers set for everyone
     with distributed.together() as share:
         assert share == Share(0, 1)
         assert not torch.distributed.is_initialized()

@@ -163,7 +163,8 @@ def _study(results: Results, arm: str) -> list[str]:
         if m.arm == arm and m.section in SECTIONS
     ]
     if measured:
-        parts += ["## Probes", "On the frozen encoder, with 95% intervals."]
+        where = "On the frozen encoder, with 95% intervals; zero-shot ones by the arm's own text tower."
+        parts += ["## Probes", where]
         parts += [_table(("section", "task", "metric", "value", "n", "seed"), measured)]
     return parts
 

@@ -225,26 +225,26 @@ def read_stage(folder: Path) -> Loaded:
     said = read_json(path)
     config = _described(lambda: EncoderConfig.model_validate(said["config"]["encoder"]), path)
     settings, record = said["config"], said.get("record", {})
-    told = said.get("files", {}).get("encoder.safetensors")
-    if told is not None and (folder / "encoder.safetensors").is_file():
-        _same(folder / "encoder.safetensors", told)
+    check_stage_file(folder, "encoder.safetensors")
     trained = Trained(
         objective=settings.get("objective", {}).get("kind"),
         samples=record.get("samples"),
         data=record.get("data"),
         order=record.get("order"),
         seed=settings.get("seed"),
-        settings={
-            name: settings[name]
-            for name in ("objective", "recipe", "budget", "precision")
-            if name in settings
-        },
+        settings={name: settings[name] for name in SHOWN if name in settings},
     )
     return Loaded(_own(config, folder), About(format="stage", where=str(folder), trained=trained))
 
 
-def _same(path: Path, digest: str) -> None:
-    if sha256(path) != digest:
+def check_stage_file(folder: Path, name: str) -> None:
+    """See that a file of a finished stage is the one that its record names.
+
+    Raises:
+        UserError: it is another.
+    """
+    told, path = read_json(folder / "record.json").get("files", {}).get(name), folder / name
+    if told is not None and path.is_file() and sha256(path) != told:
         raise UserError(f"{path} is not what record.json says: delete its folder and run the study again.")
 
 

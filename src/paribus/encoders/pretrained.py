@@ -20,7 +20,13 @@ from torch import Tensor, nn
 
 from paribus.encoders.text import Material, Projection, Tower, TowerConfig
 from paribus.encoders.vision import widen
-from paribus.encoders.weights import blank_model, load_model, load_tokenizer, tokenize
+from paribus.encoders.weights import (
+    blank_model,
+    check_vocabulary,
+    load_model,
+    load_tokenizer,
+    tokenize,
+)
 from paribus.errors import UserError
 from paribus.rng import torch_seed
 
@@ -136,13 +142,7 @@ def lock(model: PreTrainedModel, unlocked: int | None, freeze_layer_norm: bool) 
 def check_fit(tokenizer: Any, model: PreTrainedModel, config: Any) -> None:
     """See that every id has an embedding, and every token of the context a position."""
     table: nn.Embedding = model.get_input_embeddings()  # type: ignore[assignment]
-    rows = table.num_embeddings
-    ids = 1 + max(tokenizer.get_vocab().values(), default=0)
-    if ids > rows:
-        raise UserError(
-            f"The tokenizer of {config.weights} has {ids} tokens and the model {rows} embeddings: "
-            "they do not belong together."
-        )
+    check_vocabulary(tokenizer, table.num_embeddings, config.weights)
     check_context(positions_of(model), config)
 
 

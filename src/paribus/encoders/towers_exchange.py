@@ -30,6 +30,7 @@ from paribus.encoders.exchange import (
     to_layout,
 )
 from paribus.encoders.folders import (
+    check_stage_file,
     read_json,
     read_open_clip,
     read_stage,
@@ -180,11 +181,12 @@ def read_stage_joint(folder: Path) -> Joint:
     found = _reader(read_json(folder / "record.json")["config"].get("objective") or {})
     if found is None or not (folder / "tokenizer.json").is_file():
         raise UserError(
-            f"{folder} holds no CLIP of ours: only an arm that read captions with a text tower from scratch "
-            "can be written whole; write its encoder alone."
+            f"{folder} holds no CLIP of ours: only an arm that read captions with a text tower from scratch, "
+            "with nothing between encoder and projection, can be written whole; write its encoder alone."
         )
     tokenizer = load_tokenizer(folder / "tokenizer.json")
     tower = TextTower(TextConfig.model_validate(found), Material(tokenizer=tokenizer))
+    check_stage_file(folder, "joint.safetensors")
     tensors = read_tensors(folder, "joint")
     words = {name.removeprefix("text."): value for name, value in tensors.items() if name.startswith("text.")}
     refuse_faults(str(folder / "joint.safetensors"), "text tower", words, own_state(tower))
@@ -199,7 +201,7 @@ def _reader(objective: Mapping[str, Any]) -> dict[str, Any] | None:
     tower = objective.get("text")
     if isinstance(tower, dict):  # blocks on a frozen encoder have no place in any other library
         return tower if tower.get("kind") == "scratch" and "blocks" not in objective else None
-    parts = (part["objective"] for part in objective.get("parts", {}).values())
+    parts = (part["objective"] for part in objective.get("parts", {}).values() if part.get("weight", 1) > 0)
     return next((found for part in parts if (found := _reader(part)) is not None), None)
 
 

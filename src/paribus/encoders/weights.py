@@ -216,6 +216,20 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
+def check_vocabulary(tokenizer: "PreTrainedTokenizerBase", rows: int, name: str) -> None:
+    """See that every id of a tokenizer has an embedding.
+
+    Raises:
+        UserError: one has none.
+    """
+    ids = 1 + max(tokenizer.get_vocab().values(), default=0)
+    if ids > rows:
+        raise UserError(
+            f"The tokenizer of {name} has {ids} tokens and the model {rows} embeddings: "
+            "they do not belong together."
+        )
+
+
 def load_model(folder: Path, **settings: Any) -> "PreTrainedModel":
     """A folder's model without a head.
 

@@ -6,8 +6,8 @@ figure 3; recipe as in open_clip 2.30 (params.py, train.py). In pseudo-code, for
     logits[i, j] = exp(s) * <x_i, y_j>
     loss = (mean_i -log softmax(logits[i, :])[i] + mean_j -log softmax(logits[:, j])[j]) / 2
 
-Deviations: none in the loss; the logits are never held whole. The vocabulary of a text tower from scratch is
-trained on the corpus.
+Deviations: none in the loss; the logits of a large batch are never held whole. The vocabulary of a text tower
+from scratch is trained on the corpus.
 """
 
 from typing import ClassVar, Literal

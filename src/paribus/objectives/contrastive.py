@@ -1,4 +1,4 @@
-"""Losses over all pairs of a batch, whose matrix of logits is never held whole.
+"""Losses over all pairs of a batch, whose matrix of logits is not held whole where it is large.
 
 Up to ``TILE`` pairs they are written as they are read. Beyond, the matrix goes by in tiles of ``TILE`` rows
 and columns: each is made, reduced and dropped, and made again for the gradient, which is written out below.

@@ -8,9 +8,9 @@ views s in {g1, g2, l1, ...}:
     loss = mean over pairs (t, s), t != s, of  -sum_k P_t[k] log Q_s[k]
     centre <- m centre + (1 - m) mean(teacher outputs);   teacher <- EMA of the student
 
-Deviations: times are fractions of the budget, not epochs (facts: 10 warm-up epochs were half of a 20-epoch
-run). The cut between ``encode`` and ``loss`` lies at the head's 256-wide bottleneck, so that the wide last
-layer is never stored per sample; in ``loss`` its outputs are held for ``TILE`` samples at a time.
+Deviations: times are fractions of the budget, not epochs (10 warm-up epochs would be half of a 20-epoch run).
+The cut between ``encode`` and ``loss`` lies at the head's 256-wide bottleneck, so that the wide last layer is
+never stored per sample; in ``loss`` its outputs are held for ``TILE`` samples at a time.
 """
 
 import copy
@@ -90,7 +90,7 @@ class Dino(Objective):
     """A student, its EMA teacher, and a centre."""
 
     class Config(ObjectiveConfig):
-        """DINO's own settings; the defaults are the reference code's for ViT-B (facts §1.6, §10)."""
+        """DINO's own settings; the defaults are the reference code's for ViT-B (docs/objectives.md)."""
 
         kind: Literal["dino"] = "dino"
         out: int = Field(65_536, ge=2)

@@ -6,8 +6,9 @@ Paper: Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training", algorit
     logits[i, j] = exp(s) * <x_i, y_j> + b;   z[i, j] = +1 if i = j else -1
     loss = -sum_ij log sigmoid(z[i, j] * logits[i, j]) / B
 
-Deviations: none in the loss; the logits are never held whole. As in the study's arm (open_clip's --siglip on
-the plain architecture) the encoder keeps its class token, so that only the loss differs from CLIP.
+Deviations: none in the loss; the logits of a large batch are never held whole. As in the study's arm
+(open_clip's --siglip on the plain architecture) the encoder keeps its class token, so that only the loss
+differs from CLIP.
 """
 
 from typing import ClassVar, Literal

@@ -134,6 +134,8 @@ def _measured(study: Study, arms: list[Arm], runtime: Runtime, rows: list[Ledger
             faults.append(f"{arm.name} (seed {seed}) has no record: run the study first")
         else:
             records[arm.name] = record
+            if not arm.encoder.objective.trains_encoder and record.end != record.start:
+                faults.append(f"{arm.name} (seed {seed}) moved the encoder that it was to leave as it was")
     for field, why in MEASURED.items():
         values = {name: str(getattr(record, field)) for name, record in records.items()}
         agrees = _agree(study, arms, records, field)

@@ -244,7 +244,7 @@ def _claims(study: Study, differences: list[Difference], measures: list[Measure]
         name: (arm.captions or study.control.data.captions) if reads(arm) else None
         for name, arm in study.arms.items()
     }
-    if len({policy for policy in told.values() if policy is not None}) > 1:
+    if "shuffled" in told.values() and len(set(told.values()) - {None}) > 1:
         return judge_told(differences, measures, told, study.margin)
     reading = [name for name, arm in study.arms.items() if reads(arm)]
     looking = [name for name, arm in study.arms.items() if not reads(arm)]

@@ -155,7 +155,7 @@ def one_sentence(error: ValidationError, where: str) -> str:
     if first["type"] == "extra_forbidden":
         return f"{where}: {path} is not a known key; remove it or correct its spelling{also}."
     if first["type"] == "union_tag_not_found":
-        kinds = ", ".join(KINDS[str(first["loc"][-1])])
+        kinds = ", ".join(kind for kind in KINDS[str(first["loc"][-1])] if kind not in first["loc"])
         return f"{where}: {path}: say its kind, one of {kinds}{also}."
     value = (
         f", not {first['input']!r}"

@@ -2,7 +2,7 @@
 
 It tells the representation from the alignment: an arm whose words were fitted afterwards to another's frozen
 encoder has that encoder's probes, and a zero-shot accuracy of its own. A caption policy that an arm was never
-told in is asked all the same, and should give chance.
+told in is asked all the same, and should not be above chance.
 """
 
 from pathlib import Path
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from paribus.data.captions import captions
 from paribus.data.glyphs import Glyphs
+from paribus.errors import UserError
+from paribus.objectives.base import Joint
 from paribus.probes.zeroshot import choose
 from paribus.study.corpora import ALL, Corpus, Split
 from paribus.study.evaluate import ProbeRecord, Scored, encode_images, labels_of, scored
@@ -52,8 +54,8 @@ class Question(NamedTuple):
 
     @property
     def chance(self) -> float:
-        """The share of captions that are right, meaned over the pictures."""
-        return float(np.mean([(self.says == label).mean() for label in self.labels]))
+        """What always choosing one caption gives at best, as for the probes."""
+        return max(float(np.mean(self.labels == label)) for label in set(self.says.tolist()))
 
 
 def question(naming: Naming, source: Glyphs) -> Question:
@@ -71,7 +73,7 @@ class ZeroShot(Scored):
     """Test pictures named by an arm's own words, scored once."""
 
     name: ClassVar[str] = "zeroshot"
-    version: int = 1
+    version: int = 2
     encoder: Pretrain
     corpus: Corpus
     precision: Literal["bf16", "fp32"]
@@ -81,14 +83,16 @@ class ZeroShot(Scored):
         """Ask every question; ``answers.parquet`` holds each picture's outcome, for paired comparisons."""
         source = self.corpus.open(runtime, ALL)
         asked = [found for naming in NAMINGS if len((found := question(naming, source)).rows)]
+        if not asked:
+            raise UserError("The corpus has nothing to name in its test split: use a larger one.")
         texts = sorted({text for each in asked for text in each.captions})
         space = self.encoder.joint(texts, folder, runtime)
         words = dict(zip(texts, self._read(space, texts), strict=True))
         columns = labels_of(source)
+        encoder = self.encoder.open(runtime).to(runtime.torch_device)
         results = []
         for each in asked:
             images = [source.image(int(row)) for row in each.rows]
-            encoder = self.encoder.open(runtime).to(runtime.torch_device)
             seen = encode_images(encoder, images, half=self.precision == "bf16", read=space.see)
             chosen = choose(seen, np.stack([words[text] for text in each.captions]))
             correct = each.says[chosen] == each.labels
@@ -97,7 +101,7 @@ class ZeroShot(Scored):
         return self.keep(results, folder)
 
     @torch.no_grad()
-    def _read(self, space: Any, texts: list[str], block: int = 256) -> Float32[np.ndarray, "C D"]:
+    def _read(self, space: Joint, texts: list[str], block: int = 256) -> Float32[np.ndarray, "C D"]:
         device = next(space.parameters()).device
         rows = []
         for start in range(0, len(texts), block):

@@ -9,10 +9,19 @@ from paribus.errors import UserError
 from paribus.study.stage import AnyStage, walk
 from paribus.study.study import Study
 from paribus.study.training import Training
-from paribus.train.distributed import agreed, together
+from paribus.train.distributed import agreed, own_device, together
 from paribus.types import Runtime
 
 Say = Callable[[str], None]
+
+
+def settle(device: str) -> None:
+    """Take this process's own GPU, where several run one study, before anything touches another.
+
+    Raises:
+        UserError: it has none of its own.
+    """
+    own_device(device)
 
 
 def execute(study: Study, runtime: Runtime, say: Say) -> bool:

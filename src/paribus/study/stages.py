@@ -30,7 +30,7 @@ from paribus.study.training import Training
 from paribus.train.cost import peak_memory_mb, training_flops
 from paribus.train.distributed import share
 from paribus.train.optim import trainable
-from paribus.types import Batch, Config, Runtime, ViewSpec
+from paribus.types import Batch, Config, Runtime, Share, Source, ViewSpec
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +58,8 @@ class PretrainRecord(Config):
     encoder_parameters: int
     seconds: float
     peak_memory_mb: float
+    processes: int = Field(1, description="that trained together; with chunk, what rounding depends on")
+    chunk: int | None = None
 
 
 class Pretrain(Training[PretrainRecord]):
@@ -65,7 +67,7 @@ class Pretrain(Training[PretrainRecord]):
 
     name: ClassVar[str] = "pretrain"
     kind: Literal["pretrain"] = "pretrain"
-    version: int = 2
+    version: int = 3
     corpus: AnyCorpus
     captions: str
     text: AnyText | None = Field(None, description="what the text tower is built from")
@@ -80,7 +82,8 @@ class Pretrain(Training[PretrainRecord]):
         objective, loader = self.prepare(runtime)
         start = weights_digest(objective.encoder())
         moving, frozen = moved(objective)
-        flops = training_flops(objective, loader.make(0)[:COUNTED].to(runtime.torch_device))
+        whole = self._loader(source, Share(), runtime)  # whatever the number of processes
+        flops = training_flops(objective, whole.make(0)[:COUNTED].to(runtime.torch_device))
         result = self.fit(objective, loader, runtime)
         shipped = objective.encoder()
         save_weights(shipped, folder / "encoder.safetensors")
@@ -106,6 +109,8 @@ class Pretrain(Training[PretrainRecord]):
             encoder_parameters=sum(p.numel() for p in shipped.parameters()),
             seconds=round(result.seconds, 1),
             peak_memory_mb=round(peak_memory_mb(), 1),
+            processes=share().size,
+            chunk=runtime.chunk,
         )
 
     def label(self) -> str:
@@ -124,16 +129,18 @@ class Pretrain(Training[PretrainRecord]):
         encoder = VisionEncoder(self.encoder, self.seed) if self.after is None else self.after.open(runtime)
         material = Material() if self.text is None else self.text.material(runtime)
         objective = build_objective(self.objective, encoder, material, self.seed).to(runtime.torch_device)
-        loader = Loader(
+        return objective, self._loader(source, share(), runtime)
+
+    def _loader(self, source: Source, share: Share, runtime: Runtime) -> Loader:
+        return Loader(
             source,
             self.views,
             image_size=self.encoder.image_size,
             batch=self.budget.batch,
             seed=self.seed,
             workers=runtime.workers,
-            share=share(),
+            share=share,
         )
-        return objective, loader
 
     def blank(self) -> Objective:
         """The objective without weights, to be counted and looked at.

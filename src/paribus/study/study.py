@@ -290,17 +290,17 @@ def _cut(arm: Arm, share: float, least: float) -> Arm:
 class _Once(yaml.SafeLoader):
     """YAML in which a key that stands there twice is an error; PyYAML silently takes the last."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping."""
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """A mapping as it is written, before anything is merged into it."""
+        node = super().compose_mapping_node(anchor)
         seen: set[str] = set()
         for key, _ in node.value:
-            if key.tag != "tag:yaml.org,2002:merge" and isinstance(key.value, str):
+            if isinstance(key.value, str) and key.tag != "tag:yaml.org,2002:merge":
                 if key.value in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"{key.value} stands there twice", key.start_mark
-                    )
+                    where, what = key.start_mark, f"{key.value} stands there twice"
+                    raise yaml.constructor.ConstructorError(None, None, what, where)
                 seen.add(key.value)
-        return super().construct_mapping(node, deep)
+        return node
 
 
 def load_study(path: Path, changes: tuple[str, ...] = ()) -> Study:
@@ -372,6 +372,13 @@ def _check(study: Study, path: Path) -> None:
     taken = {"untrained", "colour-histogram"} & set(study.arms)
     if taken:
         raise UserError(f"{path}: arms.{taken.pop()}: this name belongs to a baseline; choose another.")
+    told = {name: arm.captions or study.control.data.captions for name, arm in study.arms.items()}
+    shuffled = [name for name, policy in told.items() if policy == "shuffled"]
+    if shuffled and len(set(told.values())) > 1 and study.reference not in (None, *shuffled):
+        raise UserError(
+            f"{path}: reference: {study.reference}: arms that are told different things are held against "
+            f"shuffled captions: write {shuffled[0]}, or remove the key."
+        )
     if study.reference is not None and study.reference not in study.arms:
         raise UserError(
             f"{path}: reference: there is no arm {study.reference!r}; there are {', '.join(study.arms)}."
@@ -402,6 +409,11 @@ def _check_arm(treatment: Treatment, arm: Arm, vocabulary: int, path: Path) -> N
         raise UserError(
             f"{where}: a batch of {arm.encoder.budget.batch} has nothing to contrast with: "
             f"set control.budget.batch to at least {objective.least_batch}."
+        )
+    if arm.encoder.after is not None and arm.encoder.after.encoder != encoder:
+        raise UserError(
+            f"{where}.after: {treatment.after} has another architecture: an arm that begins with its encoder "
+            "must have the same."
         )
     if not objective.trains_encoder and treatment.after is None:
         raise UserError(

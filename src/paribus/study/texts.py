@@ -102,14 +102,9 @@ class Weights(TextStage[WeightsRecord]):
 
     def check(self, runtime: Runtime) -> None:
         """See that they are there and that their tokenizer is theirs."""
-        folder = self._find(runtime)
-        tokens = len(weights_module.load_tokenizer(folder))
-        rows = weights_module.config_of(self.weights).vocab_size
-        if tokens > rows:
-            raise UserError(
-                f"The tokenizer of {self.weights} has {tokens} tokens and the model {rows} embeddings: "
-                "they do not belong together."
-            )
+        tokenizer = weights_module.load_tokenizer(self._find(runtime))
+        rows = int(weights_module.config_of(self.weights).vocab_size)
+        weights_module.check_vocabulary(tokenizer, rows, self.weights)
 
     def compute(self, folder: Path, runtime: Runtime) -> WeightsRecord:
         """Find them and take their digest."""

@@ -3,9 +3,9 @@
 Start them with ``torchrun``. A batch is cut into as many runs of rows as there are processes. Each encodes
 its own rows; the encodings are gathered in order, so that every process takes the loss on the joined ones
 of the whole batch, as one alone would; each sends the encodings' gradients back through its own rows; and
-the parameters' gradients are summed. So the number of processes belongs to the runtime and cannot change a
-result, and objectives know nothing of it. The loss is computed by every process in full: for a batch of
-32,768 pairs that is 4 TFLOP a step, next to 60 TFLOP for the encodings of 512 of them by a ViT-B/16.
+the parameters' gradients are summed. So the number of processes changes a result by rounding only (which in
+bf16 grows over a run), and objectives know nothing of it. The loss is computed by every process in full: for
+32,768 pairs that is 4 TFLOP a step in float32, beside 60 in bf16 for the encodings of 512 by a ViT-B/16.
 
 There is no wrapper around the model (DDP's hooks fire once a backward pass and know one pass only): gradients
 are summed in buckets after the last pass of a step.
@@ -20,30 +20,57 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from paribus.errors import UserError
 from paribus.types import Share
 
 BUCKET = 64 * 2**20
 """Bytes of gradients that are summed at once."""
 
 PATIENCE = datetime.timedelta(days=7)
-"""How long a process waits for the others: stages that only the first one works on may take hours."""
+"""How long a process waits to be told what comes next: what only the first one works on may take hours."""
+
+STEP = datetime.timedelta(minutes=30)
+"""How long a process waits for the others within a step of training."""
+
+_talk: dist.ProcessGroup | None = None
+"""The group in which the first process tells the others what comes next."""
 
 
 @contextlib.contextmanager
 def together() -> Iterator[Share]:
     """Within the block, the processes that ``torchrun`` started work as one; alone, nothing changes."""
-    if "WORLD_SIZE" not in os.environ or dist.is_initialized():
+    global _talk
+    if not started() or dist.is_initialized():
         yield share()
         return
-    backend = "gloo"
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-        backend = "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend, timeout=PATIENCE)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=STEP)
+    _talk = dist.new_group(backend="gloo", timeout=PATIENCE)
     try:
         yield share()
     finally:
+        _talk = None
         dist.destroy_process_group()
+
+
+def started() -> bool:
+    """Whether ``torchrun``, or what stands in for it, started this process."""
+    return {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys()
+
+
+def own_device(device: str) -> None:
+    """Take this process's own GPU, before anything touches another.
+
+    Raises:
+        UserError: there are fewer GPUs than processes on this machine, or all are told to take one.
+    """
+    if not started() or not torch.cuda.is_available() or device == "cpu":
+        return
+    if device not in ("auto", "cuda"):
+        raise UserError(f"--device {device}: several processes cannot share one GPU; use auto, cuda or cpu.")
+    place, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if place >= there:
+        raise UserError(f"Process {place + 1} of this machine has no GPU of its own: start {there} at most.")
+    torch.cuda.set_device(place)
 
 
 def share() -> Share:
@@ -56,7 +83,7 @@ def agreed(value: bool) -> bool:
     if not dist.is_initialized():
         return value
     said = torch.tensor(int(value))
-    dist.broadcast(said, 0)
+    dist.broadcast(said, 0, group=_talk)
     return bool(said)
 
 

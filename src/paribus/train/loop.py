@@ -59,18 +59,21 @@ def fit(
         budget: samples and batch.
         precision: ``bf16`` (autocast) or ``fp32``.
         folder: where checkpoints lie.
-        runtime: chunk, device and how often to checkpoint; cannot change the result.
+        runtime: chunk, device and how often to checkpoint; changes the result by rounding at most.
         label: for the progress bar.
 
     Raises:
-        UserError: the loss is not finite, a checkpoint is damaged, or a batch has fewer samples than there
-            are processes.
+        UserError: the loss is not finite, a checkpoint is damaged, a batch has fewer samples than there are
+            processes, or these do not see the same checkpoints.
     """
     share = distributed.share()
     if budget.batch < share.size:
         raise UserError(f"A batch of {budget.batch} cannot be shared by {share.size} processes: start fewer.")
     optimizer = build_optimizer(objective, recipe)
     state = load_state(folder, objective, optimizer)
+    if len(set(distributed.counts_of(state.step))) > 1:
+        raise UserError(f"The processes do not begin at one step: all must see the same folder {folder}.")
+    distributed.check_same(objective)
     parameters = list(trainable(objective).values())
     started, saved = time.monotonic() - state.seconds, time.monotonic()
     objective.train()

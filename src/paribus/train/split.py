@@ -16,7 +16,7 @@ from paribus.types import Batch, Clock, Encoded, Losses, device_of
 
 
 def backward(objective: Objective, batch: Batch, clock: Clock, chunk: int | None, precision: str) -> Losses:
-    """Add the batch's gradients to ``.grad`` and return its losses; ``chunk`` cannot change either.
+    """Add the batch's gradients to ``.grad`` and return its losses; ``chunk`` changes them by rounding only.
 
     Where several processes train as one, ``batch`` is this one's rows and gradients must be empty before;
     loss and gradients are those of all rows together, in every process.
@@ -49,6 +49,8 @@ def _added(objective: Objective, chunks: list[Batch], clock: Clock, precision: s
     terms = [objective.terms(chunk) for chunk in chunks]
     whole = torch.tensor(sum(terms))
     distributed.add([whole])
+    if not int(whole):
+        raise ValueError("the batch has no term to learn from")
     parts: dict[str, Tensor] = {}
     total: Tensor | None = None
     for chunk, own in zip(chunks, terms, strict=True):
@@ -62,7 +64,7 @@ def _added(objective: Objective, chunks: list[Batch], clock: Clock, precision: s
         for name, value in losses.parts.items():
             parts[name] = parts.get(name, torch.zeros_like(value)) + value * share
     if total is None:
-        raise ValueError("the batch has no term to learn from")
+        raise ValueError("this process's rows have no term to learn from")
     distributed.add([total, *parts.values()])
     return Losses(total, parts)
 
