@@ -51,6 +51,11 @@ def find_policy(name: str) -> Policy:
     return CAPTION_POLICIES[name]
 
 
+def shuffles(name: str | None) -> bool:
+    """Whether a policy gives every picture another one's caption; what is no policy of ours does not."""
+    return name in CAPTION_POLICIES and CAPTION_POLICIES[name].shuffled
+
+
 def usable_keywords(row: Row) -> list[str]:
     """A row's keywords, less those that name a colour or repeat the name."""
     said = set(row["name"].lower().split())

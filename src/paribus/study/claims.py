@@ -7,6 +7,7 @@ reads text stands for language supervision, the first that does not for its abse
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from paribus.data.captions import shuffles
 from paribus.results import Claim, Difference, Measure, Verdict
 from paribus.stats import Estimate, verdict
 
@@ -164,7 +165,7 @@ def judge_told(
         told: arm -> its caption policy, None where it reads none.
         margin: for equality; no claim here is one.
     """
-    control = next((arm for arm, policy in told.items() if policy == "shuffled"), None)
+    control = next((arm for arm, policy in told.items() if shuffles(policy)), None)
     if control is None:
         return []
     found: list[Claim] = []

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from paribus import stats
+from paribus.data.captions import shuffles
 from paribus.results import Claim, Cost, Curve, Difference, GalleryItem, Measure, Results, Section
 from paribus.study.audit import audit
 from paribus.study.claims import PROBE, judge, judge_told
@@ -244,7 +245,7 @@ def _claims(study: Study, differences: list[Difference], measures: list[Measure]
         name: (arm.captions or study.control.data.captions) if reads(arm) else None
         for name, arm in study.arms.items()
     }
-    if "shuffled" in told.values() and len(set(told.values()) - {None}) > 1:
+    if any(map(shuffles, told.values())) and len(set(told.values()) - {None}) > 1:
         return judge_told(differences, measures, told, study.margin)
     reading = [name for name, arm in study.arms.items() if reads(arm)]
     looking = [name for name, arm in study.arms.items() if not reads(arm)]

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 import yaml
 from pydantic import Field, ValidationError
 
+from paribus.data.captions import shuffles
 from paribus.encoders.weights import known
 from paribus.errors import UserError
 from paribus.objectives.base import ObjectiveConfig
@@ -373,7 +374,7 @@ def _check(study: Study, path: Path) -> None:
     if taken:
         raise UserError(f"{path}: arms.{taken.pop()}: this name belongs to a baseline; choose another.")
     told = {name: arm.captions or study.control.data.captions for name, arm in study.arms.items()}
-    shuffled = [name for name, policy in told.items() if policy == "shuffled"]
+    shuffled = [name for name, policy in told.items() if shuffles(policy)]
     if shuffled and len(set(told.values())) > 1 and study.reference not in (None, *shuffled):
         raise UserError(
             f"{path}: reference: {study.reference}: arms that are told different things are held against "
