@@ -37,3 +37,16 @@ def progress(
         disable=silent,
     )
     return cast("tqdm[T]", bar)  # without items it only counts
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 41.3 s, 4 min 10 s, 2 h 05 min, 12 days, 120 years."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    days = minutes / 60 / 24
+    if days < 2:
+        return f"{minutes // 60:,} h {minutes % 60:02d} min"
+    return f"{days:,.0f} days" if days < 2 * 365 else f"{days / 365:,.0f} years"

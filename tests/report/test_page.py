@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paribus.report.page import breakable, digest, duration, embed, link, power, render, write_report
+from paribus.progress import duration
+from paribus.report.page import breakable, digest, embed, link, power, render, write_report
 from paribus.report.tables import SECTIONS, interval, is_share
 from paribus.results import Results
 

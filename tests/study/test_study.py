@@ -10,8 +10,9 @@ from paribus.encoders.published import PUBLISHED
 from paribus.errors import UserError
 from paribus.study.corpora import Corpus
 from paribus.study.downstream import Answer, Questions
-from paribus.study.evaluate import Compare, Embedding, Extract, Probe
+from paribus.study.evaluate import Compare, Embedding, Extract
 from paribus.study.plan import ASSUMED_RATE, arm_costs, disk_bytes, measured_rate, plan, spell
+from paribus.study.probing import Probe
 from paribus.study.run import execute, need_space
 from paribus.study.stage import walk
 from paribus.study.stages import Pretrain

@@ -20,6 +20,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from paribus.files import write_text
+from paribus.progress import duration
 from paribus.report import tables
 from paribus.report.figures import (
     LABEL,
@@ -356,16 +357,6 @@ def curves(results: Results, looks: Mapping[str, Style]) -> dict[str, list[Marku
 def _series(curve: Curve, many_seeds: bool, looks: Mapping[str, Style]) -> Series:
     label = f"{curve.arm}, seed {curve.seed}" if many_seeds else curve.arm
     return Series(label, looks[curve.arm], [float(seen) for seen in curve.seen], curve.values)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them: 41.3 s, 4 min 10 s, 2 h 05 min."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60:,} h {minutes % 60:02d} min"
 
 
 def power(value: float) -> str:

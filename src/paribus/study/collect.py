@@ -13,7 +13,7 @@ from paribus.results import Claim, Cost, Curve, Difference, GalleryItem, Measure
 from paribus.study.audit import audit
 from paribus.study.claims import PROBE, judge, judge_told
 from paribus.study.control import Treatment
-from paribus.study.evaluate import ProbeResult, Scored
+from paribus.study.probing import ProbeResult, Scored
 from paribus.study.study import Branch, Study
 from paribus.types import Runtime
 from paribus.vqa.scoring import summarise

@@ -19,7 +19,8 @@ from paribus.errors import UserError
 from paribus.objectives.base import Joint
 from paribus.probes.zeroshot import choose
 from paribus.study.corpora import ALL, Corpus, Split
-from paribus.study.evaluate import ProbeRecord, Scored, encode_images, labels_of, scored
+from paribus.study.evaluate import encode_images, labels_of
+from paribus.study.probing import ProbeRecord, Scored, labelled, scored
 from paribus.study.stages import Pretrain
 from paribus.types import Runtime
 
@@ -61,8 +62,7 @@ class Question(NamedTuple):
 def question(naming: Naming, source: Glyphs) -> Question:
     """Captions of the pictures themselves, without keywords, each once and in order."""
     columns = labels_of(source)
-    usable = np.isin(columns["kind"], naming.kinds) & (columns["split"] == naming.split)
-    rows = np.flatnonzero(usable & (columns[naming.column] != ""))
+    rows = labelled(columns, naming.column, naming.kinds, naming.split)
     records = [{name: str(columns[name][row]) for name in source.columns} | {"keywords": ""} for row in rows]
     labels = columns[naming.column][rows]
     said = dict(zip(captions(records, naming.policy), labels.tolist(), strict=True))

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from paribus.progress import duration
 from paribus.study.stage import AnyStage, walk
 from paribus.study.stages import Pretrain
 from paribus.study.study import Study
@@ -133,14 +134,6 @@ def _sum(stages: Sequence[Planned], cache: Path) -> str:
         f"GPU-hours at {GPU_RATE / 1e12:.0f} TFLOP/s; and about {disk / 1e6:,.0f} MB of disk beside the "
         f"{disk_bytes(cache) / 1e6:,.0f} MB that are used."
     )
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the unit that a person would take."""
-    for unit, length in (("years", 365 * 86400), ("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:,.0f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def disk_bytes(folder: Path) -> int:

@@ -4,7 +4,7 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, NamedTuple, Optional
+from typing import Annotated, ClassVar, Literal, NamedTuple, Optional, cast
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from paribus.study.training import Training
 from paribus.train.cost import peak_memory_mb, training_flops
 from paribus.train.distributed import share
 from paribus.train.optim import trainable
-from paribus.types import Batch, Config, Runtime, Share, Source, ViewSpec
+from paribus.types import Batch, Config, Runtime, Share, Source, TrainingSource, ViewSpec
 
 logger = logging.getLogger(__name__)
 
@@ -78,8 +78,8 @@ class Pretrain(Training[PretrainRecord]):
 
     def compute(self, folder: Path, runtime: Runtime) -> PretrainRecord:
         """Train, ship the encoder, write down what was really done."""
-        source = self.corpus.open(runtime, captions=self.captions)
         objective, loader = self.prepare(runtime)
+        source = cast(TrainingSource, loader.source)  # prepare took it from the corpus
         start = weights_digest(objective.encoder())
         moving, frozen = moved(objective)
         whole = self._loader(source, Share(), runtime)  # whatever the number of processes

@@ -22,8 +22,9 @@ from paribus.study.control import (
 )
 from paribus.study.corpora import Corpus, Shards, corpus_of
 from paribus.study.downstream import Align, Answer, Instruct, Language, Questions
-from paribus.study.evaluate import Compare, Embedding, Extract, Histogram, Probe
+from paribus.study.evaluate import Compare, Embedding, Extract, Histogram
 from paribus.study.naming import ZeroShot
+from paribus.study.probing import Probe
 from paribus.study.stage import AnyStage, Stage
 from paribus.study.stages import Pretrain, Untrained
 from paribus.study.texts import text_stage

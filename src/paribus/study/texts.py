@@ -8,16 +8,13 @@ from pydantic import Field
 from tokenizers import Tokenizer
 
 from paribus.encoders import weights as weights_module
-from paribus.encoders.pretrained import PretrainedConfig
+from paribus.encoders.pretrained import ASSUMED_TOKENS, PretrainedConfig
 from paribus.encoders.text import Material, TowerConfig, load_tokenizer, save_tokenizer, train_tokenizer
 from paribus.encoders.vectors import FrozenConfig, compute_vectors, vector_flops
 from paribus.errors import UserError
 from paribus.study.corpora import AnyCorpus
 from paribus.study.stage import R, Stage
 from paribus.types import Config, Runtime
-
-CAPTION_TOKENS = 16
-"""Assumed length of a caption where costs are predicted before any was read."""
 
 
 class TextStage(Stage[R]):
@@ -181,7 +178,7 @@ class Vectors(TextStage[VectorsRecord]):
 
     def flops(self) -> float:
         """Forward passes over as many captions as there are samples."""
-        return vector_flops(self._config(), self.corpus.expected(), CAPTION_TOKENS)
+        return vector_flops(self._config(), self.corpus.expected(), ASSUMED_TOKENS)
 
     def disk(self) -> float:
         """Two bytes a value, and eight for the caption's name."""
