@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from paribus.cli_encoder import app as encoder_app
+from paribus.cli_vlm import app as vlm_app
+from paribus.cli_vlm import chat
 from paribus.errors import UserError
 
 if TYPE_CHECKING:  # types needs torch, and `paribus --help` must not wait for it
@@ -29,6 +31,8 @@ app = typer.Typer(
 corpus_app = typer.Typer(help="Build, verify and look at a built-in corpus.", no_args_is_help=True)
 app.add_typer(corpus_app, name="corpus")
 app.add_typer(encoder_app, name="encoder")
+app.add_typer(vlm_app, name="vlm")
+app.command()(chat)
 
 StudyFile = Annotated[
     Path, typer.Argument(metavar="STUDY", help="a study file, e.g. studies/quickstart.yaml")

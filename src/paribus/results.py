@@ -53,6 +53,9 @@ class Difference(Config):
     seed: int
     p: float | None = Field(None, description="exact McNemar p-value where both arms answer the same items")
     p_holm: float | None = Field(None, description="the same after Holm's correction within its section")
+    detectable: Number | None = Field(
+        None, description="smallest true difference that would be found with 80% power at 5%"
+    )
 
 
 class Claim(Config):

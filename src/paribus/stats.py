@@ -2,7 +2,8 @@
 
 The bootstrap resamples *independent units*: values, or whole clusters where values depend on each other
 (the pictures of one concept, the questions about one image). Draws are keyed by (seed, number of units), so
-two arms measured on the same items are resampled alike and their differences are paired.
+two arms measured on the same items are resampled alike and their differences are paired. Where several
+training seeds answer the same items, seeds and items are resampled both.
 """
 
 from collections.abc import Iterator
@@ -10,14 +11,17 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
-from scipy.stats import binom
+from scipy.stats import binom, norm
 from scipy.stats import t as student
 
 from paribus.errors import UserError
 from paribus.results import Verdict
-from paribus.rng import numpy_rng
+from paribus.rng import numpy_rng, stream
 
 _LEVELS = (2.5, 97.5)
+_TWO_SIDED = float(norm.ppf(0.975))
+_FOUND = _TWO_SIDED + float(norm.ppf(0.8))
+"""Standard errors that a true difference must be away from zero to be found 4 times in 5 at 5%."""
 _CELLS = 1 << 22
 """Most cells of one block of resampling counts: 32 MB as float64."""
 
@@ -97,6 +101,167 @@ def bootstrap_difference(
         UserError: as ``bootstrap_mean``.
     """
     return bootstrap_mean(_paired(a, b), clusters=clusters, seed=seed, draws=draws)
+
+
+def detectable(
+    a: Shaped[np.ndarray, " n"],
+    b: Shaped[np.ndarray, " m"],
+    *,
+    clusters: Shaped[np.ndarray, " k"] | None = None,
+) -> float:
+    """The smallest true paired difference that a sample like this one finds 4 times in 5, tested at 5%.
+
+    It follows from how much the two arms disagree item by item, not from how far they are apart: 2.8
+    standard errors of the mean difference. 0 where the arms differ by the same everywhere.
+
+    Raises:
+        UserError: as ``bootstrap_mean``.
+    """
+    units = _linear(_paired(a, b), clusters)
+    return _FOUND * _error(units)
+
+
+class Crossed(NamedTuple):
+    """A difference over training seeds and questions, and how much of its noise is whose.
+
+    ``seed``, ``question`` and ``rest`` are the variance components of one seed's difference on one question
+    (or on one cluster of them); ``error`` is the standard error of the mean that they make.
+    """
+
+    estimate: Estimate
+    seed: float
+    question: float
+    rest: float
+    error: float
+
+    @property
+    def detectable(self) -> float:
+        """As the function ``detectable``: another run with as many seeds and questions finds it 4 in 5."""
+        return _FOUND * self.error
+
+
+def crossed_difference(
+    one: Shaped[np.ndarray, "S Q"],
+    two: Shaped[np.ndarray, "T R"],
+    *,
+    clusters: Shaped[np.ndarray, " k"] | None = None,
+    seed: int,
+    draws: int = 2000,
+) -> Crossed:
+    """The mean difference of two arms whose every training seed answered the same questions.
+
+    Seeds and questions are both resampled (the pigeonhole bootstrap: Owen 2007), so the interval is about
+    other seeds and other questions. By itself that counts the interaction three times, and few seeds too
+    little, so the draws are stretched about the value until their spread is ``error`` times t over z, with
+    Satterthwaite's degrees of freedom. One seed says nothing of other seeds: it gives the question bootstrap,
+    all variance is the questions'.
+
+    Args:
+        one: numbers or booleans, a row a seed; row s of both arms is one training seed.
+        two: the other arm's.
+        clusters: a label a question, as in ``bootstrap_mean``.
+        seed: of the bootstrap.
+        draws: how many.
+
+    Raises:
+        UserError: the arms differ in seeds or questions, or as ``bootstrap_mean``.
+    """
+    if one.shape != two.shape:
+        raise UserError(
+            f"The arms have {len(one)} and {len(two)} seeds of {one.shape[1]} and {two.shape[1]} questions: "
+            "measure both on the same."
+        )
+    rows = [_paired(a, b) for a, b in zip(one, two, strict=True)]
+    if not rows:
+        raise UserError("There are no seeds to average over: train at least one.")
+    units = np.stack([_linear(row, clusters) for row in rows])
+    if len(units) == 1:
+        estimate = bootstrap_mean(rows[0], clusters=clusters, seed=seed, draws=draws)
+        return Crossed(estimate, 0.0, float(units[0].var(ddof=1)), 0.0, _error(units[0]))
+    parts = components(units)
+    means = pigeonhole(units, seed=seed, draws=draws)
+    value = float(units.mean())
+    stretched = value + _stretch(units, parts) * (means - value)
+    return Crossed(from_draws(value, stretched, units.shape[1]), *parts.variances, parts.error)
+
+
+class Components(NamedTuple):
+    """Variances of seeds, questions and the rest; and of their mean squares, each over the number of cells.
+
+    In the mean over all cells, ``seeds`` and ``questions`` each hold the rest's share, which counts once.
+    """
+
+    seeds: float
+    questions: float
+    rest: float
+    shape: tuple[int, int]
+
+    @property
+    def variances(self) -> tuple[float, float, float]:
+        """The components, none below zero (analysis of variance: Searle, Casella and McCulloch 1992)."""
+        seeds, questions = self.shape
+        of_seeds, of_questions = max(self.seeds, self.rest), max(self.questions, self.rest)
+        rest = self.rest * seeds * questions
+        return (of_seeds - self.rest) * seeds, (of_questions - self.rest) * questions, rest
+
+    @property
+    def error(self) -> float:
+        """The standard error of the mean over seeds and questions."""
+        seeds, questions = self.shape
+        by_seed, by_question, rest = self.variances
+        return float(np.sqrt(by_seed / seeds + by_question / questions + rest / (seeds * questions)))
+
+    @property
+    def freedom(self) -> float:
+        """Satterthwaite's degrees of freedom of ``error``, of the mean squares that it is made of."""
+        seeds, questions = self.shape[0] - 1, self.shape[1] - 1
+        noise = self.rest**2 / (seeds * questions)
+        noise += self.seeds**2 / seeds if self.seeds > self.rest else 0.0
+        noise += self.questions**2 / questions if self.questions > self.rest else 0.0
+        return float(self.error**4 / noise)
+
+
+def components(units: Float[np.ndarray, "S Q"]) -> Components:
+    """The two-way analysis of variance of a table with one number a cell, at least 2 by 2."""
+    seeds, questions = units.shape
+    centred = units - units.mean()
+    rows, columns = centred.mean(axis=1), centred.mean(axis=0)
+    rest = ((centred - rows[:, None] - columns) ** 2).sum() / ((seeds - 1) * (questions - 1))
+    return Components(
+        float(rows.var(ddof=1) / seeds),
+        float(columns.var(ddof=1) / questions),
+        float(rest / units.size),
+        (seeds, questions),
+    )
+
+
+def pigeonhole(units: Float[np.ndarray, "S Q"], *, seed: int, draws: int) -> Float[np.ndarray, " draws"]:
+    """Means of a table of which rows and columns are resampled, each by itself (Owen 2007)."""
+    by_seed = resample_counts(len(units), seed=stream(seed, "training seeds"), draws=draws)
+    done, means = 0, []
+    for by_question in resamples(units.shape[1], seed=seed, draws=draws):
+        block = by_seed[done : done + len(by_question)]
+        means.append(((block @ units) * by_question).sum(axis=1) / units.size)
+        done += len(by_question)
+    return np.concatenate(means)
+
+
+def pigeonhole_variance(units: Float[np.ndarray, "S Q"]) -> float:
+    """What the variance of ``pigeonhole``'s means tends to with the number of draws."""
+    seeds, questions = units.shape
+    centred = units - units.mean()
+    squares = (centred**2).sum()
+    squares += (1 - 1 / questions) * (centred.sum(axis=1) ** 2).sum()
+    squares += (1 - 1 / seeds) * (centred.sum(axis=0) ** 2).sum()
+    return float(squares / units.size**2)
+
+
+def _stretch(units: Float[np.ndarray, "S Q"], parts: Components) -> float:
+    """By how much the pigeonhole bootstrap's draws are too narrow."""
+    spread = np.sqrt(pigeonhole_variance(units))
+    if parts.error == 0 or spread == 0:
+        return 1.0
+    return float(student.ppf(0.975, parts.freedom) / _TWO_SIDED * parts.error / spread)
 
 
 def mcnemar(a_correct: Bool[np.ndarray, " n"], b_correct: Bool[np.ndarray, " n"]) -> float:
@@ -212,3 +377,25 @@ def _totals(
         )
     _, inverse = np.unique(clusters, return_inverse=True)
     return np.bincount(inverse, values), np.bincount(inverse).astype(np.float64)
+
+
+def _linear(
+    values: Float[np.ndarray, " n"], clusters: Shaped[np.ndarray, " m"] | None
+) -> Float[np.ndarray, " units"]:
+    """A value a unit, with the mean of all values; of clusters, the ratio estimator made linear.
+
+    Raises:
+        UserError: fewer than two units.
+    """
+    sums, sizes = _totals(values, clusters)
+    if len(sums) < 2:
+        raise UserError(
+            f"An interval needs at least 2 independent units but there is {len(sums)}: measure more."
+        )
+    mean = sums.sum() / sizes.sum()
+    linear: Float[np.ndarray, " units"] = mean + (sums - mean * sizes) * (len(sums) / sizes.sum())
+    return linear
+
+
+def _error(units: Float[np.ndarray, " units"]) -> float:
+    return float(units.std(ddof=1) / np.sqrt(len(units)))

@@ -31,19 +31,40 @@ class Features(NamedTuple):
     patches: Float[Tensor, "B N D"]
 
 
+IMAGE = "<image>"
+"""Where a picture stands in what is asked; at most once in a conversation (LLaVA-1.5)."""
+
+NOTHING = np.zeros((1, 1, 3), dtype=np.uint8)
+"""The picture of a sample that is text alone."""
+
+
+class Turn(NamedTuple):
+    """One exchange of a conversation."""
+
+    ask: str
+    reply: str
+
+
+Turns = tuple[Turn, ...]
+
+
 @dataclass(frozen=True)
 class Sample:
-    """One image and what is said of it.
+    """One image and what is said of it: a caption, or a conversation.
 
-    ``text`` is the caption, or the answer where ``prompt`` is a question. ``factors`` are the known ones:
-    concept, subgroup, group, style, colour, text.
+    ``factors`` are the known ones: concept, subgroup, group, style, colour, text. A caption is a
+    conversation too: the picture is shown, and the caption is the reply.
     """
 
     key: str
     image: UInt8[np.ndarray, "H W 3"]
     text: str
-    prompt: str = ""
     factors: Mapping[str, str] = field(default_factory=dict)
+    turns: Turns = ()
+
+    def conversation(self) -> Turns:
+        """What is said of the image, as turns."""
+        return self.turns or (Turn(IMAGE, self.text),)
 
 
 @runtime_checkable
@@ -97,14 +118,16 @@ class ViewSpec(Config):
 class Batch:
     """Samples on the training device: ``views[name]`` is ``[B V 3 H W]`` in [0, 1]; texts stay words.
 
+    Of a frozen encoder ``views[name]`` may be features that were kept, ``[B N D]``.
+
     ``seed`` is this step's stream: with ``ids`` it keys everything that is random inside the model, so that
     no chunking and no resumption can change a draw.
     """
 
     ids: NDArray[np.uint64]
-    views: Mapping[str, Float[Tensor, "B V 3 H W"]]
+    views: Mapping[str, Float[Tensor, "B ..."]]
     texts: Sequence[str]
-    prompts: Sequence[str]
+    turns: Sequence[Turns]
     seed: int = 0
 
     def __len__(self) -> int:
@@ -112,9 +135,7 @@ class Batch:
 
     def __getitem__(self, rows: slice) -> "Batch":
         views = {name: view[rows] for name, view in self.views.items()}
-        return replace(
-            self, ids=self.ids[rows], views=views, texts=self.texts[rows], prompts=self.prompts[rows]
-        )
+        return replace(self, ids=self.ids[rows], views=views, texts=self.texts[rows], turns=self.turns[rows])
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch with its views on ``device``."""
@@ -181,6 +202,9 @@ class Recipe(Config):
     eps: float = Field(1e-6, gt=0)
     clip: float | None = Field(None, gt=0, description="largest gradient norm; None: no clipping")
     clip_by: Literal["global", "tensor"] = "global"
+    optimizer: Literal["adamw", "adamw8bit"] = Field(
+        "adamw", description="adamw8bit keeps its state in 8 bits, which rounds (Dettmers et al. 2022)"
+    )
     rates: dict[str, Annotated[float, Field(gt=0)]] = Field(
         {}, description="peak rates of parts that have their own, by name, e.g. {text: 5e-5}"
     )
@@ -215,6 +239,8 @@ class Runtime(Config):
     device: str = "auto"
     workers: int = Field(2, ge=1)
     chunk: int | None = Field(None, gt=0, description="samples encoded at once; None: the whole batch")
+    recompute: bool = Field(False, description="recompute activations in the backward pass: memory for time")
+    shard: bool = Field(False, description="spread weights over the processes (FSDP2): for what fits no one")
     checkpoint_seconds: float = Field(20.0, ge=0)
     cluster: str | None = Field(None, description="exca's cluster: None, local, slurm")
 

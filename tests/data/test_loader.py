@@ -23,7 +23,7 @@ def equal(a, b):
     return (
         np.array_equal(a.ids, b.ids)
         and list(a.texts) == list(b.texts)
-        and list(a.prompts) == list(b.prompts)
+        and list(a.turns) == list(b.turns)
         and a.seed == b.seed
         and a.views.keys() == b.views.keys()
         and all(torch.equal(a.views[name], b.views[name]) for name in a.views)

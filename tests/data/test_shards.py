@@ -183,7 +183,7 @@ def test_what_comes_out_is_what_tarfile_and_pillow_read(tmp_path, format_):
     heads = set(source._table["head"].tolist())
     assert heads == ({512} if format_ != "pax" else {1536})
     for sample, (key, picture, caption) in zip(source, expected, strict=False):
-        assert (sample.key, sample.text, sample.prompt) == (key, caption, "")
+        assert (sample.key, sample.text, sample.turns) == (key, caption, ())
         assert sample.image.dtype == np.uint8
         assert sample.image.flags.c_contiguous
         difference = np.abs(sample.image.astype(int) - by_pillow(picture).astype(int))

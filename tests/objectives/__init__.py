@@ -12,7 +12,7 @@ from paribus.data.loader import Loader
 from paribus.encoders.text import Material, TextConfig, train_tokenizer
 from paribus.encoders.vision import EncoderConfig, VisionEncoder
 from paribus.objectives import OBJECTIVES
-from paribus.types import Batch, Sample
+from paribus.types import IMAGE, Batch, Sample, Turn
 
 ENCODER = EncoderConfig(patch=4, width=16, depth=2, heads=2, mlp_ratio=2.0, image_size=16)
 
@@ -68,8 +68,9 @@ class Photos:
 
     def __getitem__(self, index, /):
         caption = CAPTIONS[index]
-        extra = " in the sun" * (index % 3)
-        return Sample(f"piece/{index}", self.pieces[index], caption + extra, prompt=" what is it?")
+        said = caption + " in the sun" * (index % 3)
+        turns = (Turn(f"{IMAGE}\nwhat is it?", said),)
+        return Sample(f"piece/{index}", self.pieces[index], said, turns=turns)
 
 
 def tiny_config(kind, **changes):
@@ -102,12 +103,8 @@ def tiny_loader(kind, batch=6, seed=0, source=None, parts=PARTS, **settings):
 def in_float64(objective, batch):
     """The same model and batch in double precision.
 
-    transformers' RMSNorm and eager attention round to float32 inside, which would hide what is compared;
-    torch's own do not.
+    transformers' RMSNorm rounds to float32 inside, which would hide what is compared; torch's own does not.
     """
-    for module in objective.modules():
-        if hasattr(module, "set_attn_implementation"):
-            module.set_attn_implementation("sdpa")
     for module in list(objective.modules()):
         for name, child in module.named_children():
             if type(child).__name__.endswith("RMSNorm"):
@@ -115,7 +112,7 @@ def in_float64(objective, batch):
                 norm.weight = child.weight
                 setattr(module, name, norm)
     views = {name: view.double() for name, view in batch.views.items()}
-    return objective.double(), Batch(batch.ids, views, batch.texts, batch.prompts, batch.seed)
+    return objective.double(), Batch(batch.ids, views, batch.texts, batch.turns, batch.seed)
 
 
 def gradients(module):

@@ -254,6 +254,6 @@ def test_batches_slice_by_rows():
     assert len(part) == 3
     assert np.array_equal(part.ids, batch.ids[2:5])
     assert part.texts == batch.texts[2:5]
-    assert part.prompts == batch.prompts[2:5]
+    assert part.turns == batch.turns[2:5]
     assert part.seed == batch.seed
     assert all(torch.equal(part.views[name], view[2:5]) for name, view in batch.views.items())

@@ -7,7 +7,16 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from paribus.report.tables import bounds, interval, is_share, number, pivots, summary, write_tables
+from paribus.report.tables import (
+    bounds,
+    interval,
+    is_share,
+    number,
+    pivots,
+    summary,
+    within,
+    write_tables,
+)
 from paribus.results import (
     Attribution,
     Claim,
@@ -90,6 +99,34 @@ def test_sources_that_do_not_name_their_category_stand_below_the_categories() ->
     assert [row.task for row in pivot.rows if row.depth == 0] == list(CATEGORIES)
     assert depths == sorted(depths)
     assert "signs" not in summary(results.model_copy(update={"measures": last}))
+
+
+def test_a_benchmark_that_is_named_stands_by_itself() -> None:
+    """Its own categories and its whole are no details of another benchmark's."""
+    results, _ = build()
+    own = [
+        m.model_copy(update={"task": f"own: {m.task}"})
+        for m in results.measures
+        if m.section == "vqa" and m.metric == "accuracy"
+    ]
+    other = [
+        m.model_copy(update={"task": task})
+        for m in own[:1]
+        for task in ("pope: POPE/random", "pope: POPE", "pope: overall")
+    ]
+    late = sorted(own, key=lambda m: (CATEGORIES[::-1].index(m.task[5:].split("/")[0]), "/" in m.task))
+    mixed = [*late, *other, *results.measures]
+    pivot, _ = pivots(results.model_copy(update={"measures": mixed}), "vqa")
+    tasks = [row.task for row in pivot.rows]
+    built_in = [task for task in tasks if ": " not in task]
+    assert tasks[: len(built_in)] == [f"own: {task}" for task in built_in]
+    assert tasks[len(built_in) :] == ["pope: POPE", "pope: POPE/random", "pope: overall", *built_in]
+    assert built_in[:2] == ["General", "General/count"]
+    details = {row.task for row in pivot.rows if row.depth}
+    assert details == {task for task in tasks if "/" in task}
+    assert within(["pope: POPE/random", "pope: POPE", "pope: overall", "General"]) == {"pope: POPE/random"}
+    shown = summary(results.model_copy(update={"measures": mixed}))
+    assert "pope: overall" in shown and "own: OCR" in shown and "pope: POPE/random" not in shown
 
 
 def test_metrics_of_one_task_become_the_lines_of_one_table() -> None:

@@ -345,7 +345,7 @@ def test_a_corpus_cut_in_half(tmp_path, tiny_study, tiny_cache, name):
         ("words", "tokenizer.json"),
         ("extract", "features.safetensors"),
         ("questions", "glyphqa/images.bin"),
-        ("answer", "logits.safetensors"),
+        ("answer", "scores.safetensors"),
         ("probe", "answers.parquet"),
         ("language", "language.safetensors"),
         ("untrained", "record.json"),

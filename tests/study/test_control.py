@@ -79,7 +79,7 @@ def test_two_arms_share_corpus_words_questions_and_language():
     assert len({arm.corpus.address() for arm in arms.values()}) == 1
     assert arms["clip"].text is not None and arms["dino"].text is None
     assert arms["clip"].text.address() == arms["again"].text.address()
-    answers = [branch.answer for branch in study.branches() if branch.answer is not None]
+    answers = [answer for branch in study.branches() for answer in branch.answers]
     assert len(answers) == 4
     assert len({answer.vlm.align.language.address() for answer in answers}) == 1
     assert len({answer.questions.address() for answer in answers}) == 1

@@ -8,8 +8,8 @@ import yaml
 
 from paribus.encoders.published import PUBLISHED
 from paribus.errors import UserError
+from paribus.study.answers import Answer
 from paribus.study.corpora import Corpus
-from paribus.study.downstream import Answer, Questions
 from paribus.study.evaluate import Compare, Embedding, Extract
 from paribus.study.plan import ASSUMED_RATE, arm_costs, disk_bytes, measured_rate, plan, spell
 from paribus.study.probing import Probe
@@ -17,6 +17,7 @@ from paribus.study.run import execute, need_space
 from paribus.study.stage import walk
 from paribus.study.stages import Pretrain
 from paribus.study.study import Study, load_study
+from paribus.study.talks import Questions
 from paribus.study.texts import Words
 from paribus.types import Runtime
 from study import QUICKSTART, ROOT, small_settings, write_study
@@ -67,6 +68,8 @@ def test_the_stages_of_a_study(tiny_study):
         "words": 1,
         "questions": 1,
         "language": 1,
+        "captions": 1,
+        "asking": 1,
         "untrained": 1,
         "histogram": 1,
         "pretrain": arms,
@@ -84,7 +87,7 @@ def test_the_stages_of_a_study(tiny_study):
 
 def test_another_seed_costs_all_but_the_data(tiny_study):
     one, two = load_study(tiny_study), load_study(tiny_study, ("seeds=[0, 1]",))
-    shared = {"corpus": 1, "words": 1, "questions": 1, "histogram": 1, "extract": 1}
+    shared = dict.fromkeys(("corpus", "words", "questions", "captions", "asking", "histogram", "extract"), 1)
     for name in set(kinds(one)):
         assert kinds(two).count(name) == 2 * kinds(one).count(name) - shared.get(name, 0)
 
@@ -97,7 +100,7 @@ def test_another_seed_costs_all_but_the_data(tiny_study):
         (["zeroshot"], {"zeroshot"}),
         (["embedding"], {"extract", "embedding"}),
         (["disagreement"], {"extract", "embedding", "compare"}),
-        (["vqa"], {"questions", "language", "align", "instruct", "answer"}),
+        (["vqa"], {"questions", "captions", "asking", "language", "align", "instruct", "answer"}),
     ],
 )
 def test_only_what_is_asked_for_is_measured(tiny_study, measure, present):
@@ -123,10 +126,11 @@ def test_a_branch_hangs_together(tiny_study):
         assert branch.embedding.features == branch.probe.features
         assert (branch.naming is not None) == (branch.name == "clip")
         if branch.name == "colour-histogram":
-            assert branch.answer is None
+            assert branch.answers == ()
         else:
-            assert isinstance(branch.answer, Answer) and isinstance(branch.answer.questions, Questions)
-            assert branch.answer.vlm.align.encoder == branch.probe.features.encoder
+            (answer,) = branch.answers
+            assert isinstance(answer, Answer) and isinstance(answer.questions, Questions)
+            assert answer.vlm.align.encoders == (branch.probe.features.encoder,)
 
 
 def refusal(path, *changes):
@@ -169,10 +173,102 @@ def refusal(path, *changes):
         ("measure=[taste]", "measure.0: input should be 'probes'"),
         ("control.encoder.image_size=36", "control.encoder: image_size 36 is not a multiple of patch 8"),
         ("arms.dino.objective.local_size=0.6", r"view local is 19\.2 pixels wide.*multiple of the patch 8"),
+        (
+            "control.vlm.eyes.connector={kind: cubic}",
+            "control.vlm.eyes.connector: input tag 'cubic' .* 'linear', 'mlp', 'resampler'",
+        ),
+        ("control.vlm.eyes.connector={queries: 3}", "connector: say its kind, one of linear, mlp, resampler"),
+        ("control.vlm.eyes.connector={kind: mlp, queries: 3}", "connector.queries is not a known key"),
+        (
+            "control.vlm.eyes.connector={kind: resampler, heads: 3}",
+            "arms.clip: vlm.eyes.connector.heads is 3, but what it reads is 16 wide",
+        ),
+        ("control.vlm.eyes.layer=-3", "arms.clip: vlm.eyes.layer is -3, but an encoder has 2 blocks"),
+        ("control.vlm.eyes.merge=stack", "control.vlm.eyes.merge: input should be 'channel' or 'interleave'"),
+        (
+            "control.vlm.questions=null",
+            "arms.clip: control.vlm.questions: nothing is made, but .* remove the null, or take a published",
+        ),
+        (
+            "control.vlm.language.context=23",
+            r"a picture has 16 tokens and the language model's context is 23: raise vlm\.language\.context",
+        ),
+        ("control.vlm.language.heads=3", "vlm.language.hidden is 32, no multiple of twice its 3 heads"),
+        (
+            "control.vlm.language={kind: pretrained, weights: nowhere}",
+            "arms.clip: weights: 'nowhere': there is no readable nowhere/config.json; .*smollm2",
+        ),
+        (
+            "control.vlm.language={kind: pretrained, weights: smollm2, template: poem}",
+            "control.vlm.language.template: there is no 'poem'; choose one of plain, vicuna_v1, .*bare",
+        ),
+        (
+            "control.vlm.language={kind: pretrained, weights: smollm2, context: 9000}",
+            "vlm.language.context is 9000, but smollm2 has 8192 positions",
+        ),
+        (
+            "control.vlm.ask.template=poem",
+            "control.vlm.ask.template: no prompt template is called 'poem': choose one of vmcbench, .*short",
+        ),
+        ("control.vlm.ask.benchmarks=[{kind: mme}]", "ask.benchmarks.0: input tag 'mme' .* 'vmcbench', "),
+        (
+            "control.vlm.ask.benchmarks=[{path: here}]",
+            "ask.benchmarks.0: say its kind, one of vmcbench, .*choice",
+        ),
+        ("control.data.captions=3", "control.data.captions: input should be a valid string, not 3"),
+        (
+            "control.vlm.ask.benchmarks=[{kind: pope}, {kind: choice}]",
+            "ask.benchmarks.1.path: field required",
+        ),
+        ("control.vlm.ask.benchmarks=[{kind: pope, pth: x}]", "ask.benchmarks.0.pth is not a known key"),
+        (
+            "control.vlm.ask.benchmarks=[{kind: pope}, {kind: pope, path: here}]",
+            "control.vlm.ask.benchmarks: pope stands there twice",
+        ),
+        ("control.vlm.align.data={kind: llava}", r"vlm\.align\.data\.file: field required"),
+        ("control.vlm.align.data={kind: photos}", "align.data: input tag 'photos' .* 'captions', 'glyphqa'"),
+        ("control.vlm.align.data.wording=plain", "vlm.align.data: say its kind, one of captions, glyphqa"),
+        ("control.vlm.align.wording=poem", "vlm.align.wording: input should be 'plain' or 'chat'"),
+        ("control.vlm.align.trained=[tongue]", "vlm.align.trained.0: input should be 'encoder', 'connector'"),
+        ("control.vlm.align.trained=[]", "control.vlm.align: nothing moves: name what is trained"),
+        ("control.vlm.instruct.lora={rnk: 3}", "control.vlm.instruct.lora.rnk is not a known key"),
+        ("control.vlm.layer=-1", "control.vlm.layer is not a known key"),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_sentence_that_names_it(tiny_study, change, told):
-    assert re.search(told, refusal(tiny_study, change)), refusal(tiny_study, change)
+    assert re.search(told, refusal(tiny_study, change), re.IGNORECASE), refusal(tiny_study, change)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ("control.vlm.questions=null", "measure=[probes]"),
+        ("control.vlm.eyes.layer=-9", "measure=[embedding]"),
+        (
+            "control.vlm.eyes.connector={kind: resampler, heads: 4, queries: 3}",
+            "control.vlm.language.context=11",
+        ),
+        (
+            "control.vlm.questions=null",
+            "control.vlm.language={kind: pretrained, weights: qwen2-7b-instruct}",
+            "control.vlm.instruct.data={kind: llava, file: mix.json}",
+            "control.vlm.ask.benchmarks=[{kind: pope}, {kind: choice, name: own, path: own.csv}]",
+        ),
+        ("control.vlm.align.trained=[]", "control.vlm.align.lora={rank: 4}"),
+    ],
+)
+def test_what_can_be_or_is_not_asked_for_is_not_refused(tiny_study, changes):
+    study = load_study(tiny_study, changes)
+    assert walk(study.stages()) and sum(stage.flops() + stage.disk() for stage in study.stages()) > 0
+
+
+def test_one_model_is_asked_every_benchmark(tiny_study):
+    change = "control.vlm.ask.benchmarks=[{kind: pope}, {kind: choice, name: own, path: own.csv}]"
+    for branch in load_study(tiny_study, (change,)).branches():
+        titles = [answer.questions.title for answer in branch.answers]
+        assert titles == ([] if branch.name == "colour-histogram" else ["glyphqa", "pope", "own"])
+        assert len({answer.vlm.address() for answer in branch.answers}) == bool(titles)
+        assert len({answer.address() for answer in branch.answers}) == len(titles)
 
 
 def test_a_baselines_name_is_taken(tmp_path):

@@ -38,7 +38,7 @@ class Bare(Objective):
 
 def pixels(count, size, device="cpu"):
     views = {"image": torch.zeros(count, 1, 3, size, size, device=device)}
-    return Batch(np.arange(count, dtype=np.uint64), views, ["a flower"] * count, [""] * count)
+    return Batch(np.arange(count, dtype=np.uint64), views, ["a flower"] * count, [()] * count)
 
 
 def by_hand(config):
@@ -68,11 +68,11 @@ def test_a_vit_costs_what_it_costs_by_hand(config):
 def test_meta_tensors_cost_the_same(kind):
     """What a plan predicts without data is what a run counts; padded captions aside, so all are alike."""
     real = tiny_loader(kind, batch=4).make(0)
-    real = Batch(real.ids, real.views, ["a flower"] * 4, real.prompts)
+    real = Batch(real.ids, real.views, ["a flower"] * 4, real.turns)
     expected = training_flops(tiny_objective(kind), real)
     with torch.device("meta"):
         views = {name: torch.empty(view.shape) for name, view in real.views.items()}
-        made = training_flops(tiny_objective(kind), Batch(real.ids, views, real.texts, real.prompts))
+        made = training_flops(tiny_objective(kind), Batch(real.ids, views, real.texts, real.turns))
     assert made == expected > 0
 
 

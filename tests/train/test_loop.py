@@ -270,7 +270,8 @@ def poisoned_at(step):
         def batches(start, stop):
             for number, batch in enumerate(loader(start, stop), start):
                 if number == step:
-                    next(iter(batch.views.values()))[0, 0, 0, 0, 0] = float("nan")
+                    view = next(iter(batch.views.values()))
+                    view[(0,) * view.ndim] = float("nan")
                 yield batch
 
         return batches

@@ -3,6 +3,8 @@
 That loss and gradients do not depend on the chunk is tested over the registry in objectives/test_contract.py.
 """
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -10,8 +12,10 @@ from objectives import gradients, relative
 from torch import nn
 
 from paribus.objectives.base import Objective
-from paribus.train.split import backward
-from paribus.types import Batch, Clock, Losses
+from paribus.train.split import backward, balanced, rows_of
+from paribus.types import Batch, Clock, Losses, Turn
+
+from .words import BATCH, Words, batch_of
 
 CLOCK = Clock(0, 0, 1)
 
@@ -41,7 +45,7 @@ class Noisy(Objective):
 
 def batch(count=7):
     x = torch.randn(count, 1, 3, 2, 2, generator=torch.Generator().manual_seed(0))
-    return Batch(np.arange(count, dtype=np.uint64), {"x": x}, [""] * count, [""] * count)
+    return Batch(np.arange(count, dtype=np.uint64), {"x": x}, [""] * count, [()] * count)
 
 
 def test_both_passes_draw_the_same_dropout_and_the_generator_goes_on():
@@ -146,3 +150,76 @@ def test_chunks_hold_one_graph_at_a_time():
         *((False, n) for n in (2, 2, 2, 1)),
         *((True, n) for n in (2, 2, 2, 1)),
     ]
+
+
+# Chunks by length.
+
+
+@pytest.mark.parametrize("rows", [1, 2, 6, 64])
+@pytest.mark.parametrize("spread", [0.0, 1.0, 3.0])
+def test_rows_are_dealt_so_that_totals_are_nearly_equal(rows, spread):
+    """Graham's bounds, the tighter one against the best of all ways to deal few rows."""
+    lengths = np.random.default_rng(rows).lognormal(4.0, spread, rows).astype(int).tolist()
+    for parts in range(1, rows + 1):
+        groups = balanced(lengths, parts)
+        assert sorted(row for group in groups for row in group) == list(range(rows))
+        assert len(groups) == parts
+        assert min(map(len, groups)) > 0
+        totals = [sum(lengths[row] for row in group) for group in groups]
+        assert max(totals) - min(totals) <= max(lengths)
+        if rows < 7:
+            assert max(totals) <= 4 / 3 * least_possible(lengths, parts)
+        assert [group.tolist() for group in balanced(lengths, parts)] == [group.tolist() for group in groups]
+
+
+def least_possible(lengths, parts):
+    """The smallest largest total."""
+    ways = np.array(list(itertools.product(range(parts), repeat=len(lengths))))
+    return min(np.max([(ways == part) @ lengths for part in range(parts)], axis=0))
+
+
+def test_rows_without_length_are_dealt_too():
+    assert sorted(map(len, balanced([0, 0, 0, 5], 3))) == [1, 1, 2]
+
+
+def test_rows_of_a_batch_keep_all_that_belongs_to_them():
+    """Every field that has an entry for each sample, and the seed."""
+    turns = [(Turn(f"ask {row}", "reply"),) for row in range(4)]
+    views = {"a": torch.arange(8.0).reshape(4, 2), "b": torch.arange(4)[:, None].float()}
+    whole = Batch(np.arange(4, dtype=np.uint64), views, tuple("abcd"), turns, seed=7)
+    some = rows_of(whole, np.array([2, 0]))
+    assert some.ids.tolist() == [2, 0]
+    assert some.views["a"].tolist() == [[4.0, 5.0], [0.0, 1.0]]
+    assert some.views["b"].tolist() == [[2.0], [0.0]]
+    assert list(some.texts) == ["c", "a"]
+    assert list(some.turns) == [turns[2], turns[0]]
+    assert some.seed == 7
+
+
+@pytest.mark.parametrize("step", [0, 1, 2])
+@pytest.mark.parametrize("chunk", [1, 2, 3, 4])
+def test_chunks_by_length_change_rounding_only(chunk, step):
+    """Also where samples have nothing to learn from (step 1), or no picture (step 2)."""
+    model, batch = Words(), batch_of(step)
+    whole = backward(model, batch, CLOCK, None, "fp32")
+    expected = gradients(model)
+    model.zero_grad(set_to_none=True)
+    seen = []
+    encode = model.encode
+    model.encode = lambda rows: (seen.append(rows), encode(rows))[1]
+    losses = backward(model, batch, CLOCK, chunk, "fp32")
+    assert relative(losses.total, whole.total) < 1e-12
+    got = gradients(model)
+    assert got.keys() == expected.keys()
+    assert all(relative(got[name], value) < 1e-12 for name, value in expected.items())
+    assert len(seen) <= -(-BATCH // chunk)
+    totals = [sum(model.lengths(rows)) for rows in seen]
+    assert step == 1 or max(totals) - min(totals) <= max(model.lengths(batch))
+
+
+def test_what_reaches_nothing_trained_adds_nothing():
+    """Text alone while only the connector is trained: a loss, and no gradient."""
+    model = Words(frozen=("language",))
+    losses = backward(model, batch_of(2), CLOCK, None, "fp32")
+    assert losses.total > 0
+    assert gradients(model) == {}

@@ -12,6 +12,7 @@ from paribus.types import Source
 
 SOURCES: dict[str, str] = {
     "glyphs": "paribus.data.glyphs:Glyphs",
+    "llava": "paribus.data.conversations:Conversations",
     "shards": "paribus.data.shards:Shards",
 }
 """Kind -> ``module:class``; the class opens with the folder (or file) where the samples are."""

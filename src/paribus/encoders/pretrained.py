@@ -74,7 +74,7 @@ class PretrainedTower(Tower):
         else:
             self.tokenizer = load_tokenizer(material.folder)
             # Left to itself transformers takes the fused attention where a model has it.
-            attention = {} if torch.cuda.is_available() else {"attn_implementation": "eager"}
+            attention: dict[str, Any] = {} if torch.cuda.is_available() else {"attn_implementation": "eager"}
             self.model = load_model(material.folder, dtype=torch.float32, **attention)
             check_fit(self.tokenizer, self.model, config)
         self.width = int(self.model.config.hidden_size)

@@ -7,6 +7,7 @@ Nothing is fetched: their folders are put under ``root`` by whoever has the righ
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -95,16 +96,21 @@ def _folder(folder: Path) -> Loaded:
     return read_folder(folder)
 
 
+Fit = Literal["crop", "pad"]
+"""How a picture that is no square becomes one: its centre, or all of it on a square of the mean colour."""
+
+
 def evaluate(
-    config: EncoderConfig, pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]]
+    config: EncoderConfig, pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]], fit: Fit = "crop"
 ) -> Float[Tensor, "B 3 S S"]:
     """Pictures of any size as the encoder's input in [0, 1], prepared as it was published.
 
     Resize (the shorter side, or to a square), then crop the centre; both as torchvision's ``Resize`` and
     ``CenterCrop`` do on PIL pictures, which open_clip and timm call and transformers equals but for half a
-    pixel. The encoder normalises by itself.
+    pixel. The encoder normalises by itself. With ``pad`` nothing is cropped: LLaVA-1.5's ``expand2square``.
     """
-    made = [_prepared(config, Image.fromarray(picture)) for picture in pictures]
+    prepare = {"crop": _prepared, "pad": _padded}[fit]
+    made = [prepare(config, Image.fromarray(picture)) for picture in pictures]
     pixels = torch.from_numpy(np.stack(made))
     return pixels.permute(0, 3, 1, 2).float() / 255
 
@@ -116,6 +122,14 @@ def _prepared(config: EncoderConfig, picture: Image.Image) -> UInt8[np.ndarray, 
     resized = picture.resize(to, RESAMPLE[config.interpolation])
     left, top = (round((long - size) / 2) for long in to)
     return np.array(resized.crop((left, top, left + size, top + size)))
+
+
+def _padded(config: EncoderConfig, picture: Image.Image) -> UInt8[np.ndarray, "S S 3"]:
+    side, size = max(picture.size), (config.image_size, config.image_size)
+    red, green, blue = (int(255 * value) for value in config.mean)
+    square = Image.new("RGB", (side, side), (red, green, blue))
+    square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    return np.array(square.resize(size, RESAMPLE[config.interpolation]))
 
 
 def transform_words(config: EncoderConfig) -> str:

@@ -59,6 +59,7 @@ class Known(Config):
     package: str | None = None
     folder: str = ""
     files: dict[str, str] = Field({})
+    template: str = Field("", description="how a language model is spoken to: vlm.conversation.TEMPLATES")
     architecture: dict[str, Any]
 
 
@@ -230,23 +231,25 @@ def check_vocabulary(tokenizer: "PreTrainedTokenizerBase", rows: int, name: str)
         )
 
 
-def load_model(folder: Path, **settings: Any) -> "PreTrainedModel":
-    """A folder's model without a head.
+def load_model(folder: Path, *, head: bool = False, **settings: Any) -> "PreTrainedModel":
+    """A folder's model without a head, or a causal language model with the one that predicts words.
 
     Raises:
         UserError: the weights are damaged or of another architecture.
     """
     _prepare()
-    from transformers import AutoConfig, AutoModel
-    from transformers.models.auto.modeling_auto import MODEL_MAPPING
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING
 
+    kind: Any = AutoModelForCausalLM if head else AutoModel
+    mapping: Any = MODEL_FOR_CAUSAL_LM_MAPPING if head else MODEL_MAPPING
     try:
         if _gguf(folder) and not all(map(importlib.util.find_spec, ("gguf", "accelerate"))):
             raise ImportError(NEEDED)
         config = AutoConfig.from_pretrained(folder, **_local(folder))
-        settings |= still(config) | headless(MODEL_MAPPING[type(config)])
+        settings |= still(config) | headless(mapping[type(config)])
         model: PreTrainedModel
-        model, told = AutoModel.from_pretrained(
+        model, told = kind.from_pretrained(
             folder,
             output_loading_info=True,
             ignore_mismatched_sizes=True,

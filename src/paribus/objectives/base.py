@@ -86,8 +86,23 @@ class Objective(nn.Module, ABC):
         return None
 
     def terms(self, batch: Batch) -> int:
-        """How many terms an additive loss averages over in this batch."""
+        """How many terms an additive loss averages over in this batch; some samples may have none."""
         return len(batch)
+
+    def lengths(self, batch: Batch) -> Sequence[int] | None:
+        """Tokens of each sample, which chunks of an additive loss are made equal by. None: all cost alike."""
+        del batch
+        return None
+
+    def blocks(self) -> Sequence[nn.Module]:
+        """The repeated blocks that hold most of the weights, to be spread over processes one by one.
+
+        Every sample goes through each of them once, by its ``forward``: processes meet in every block.
+        """
+        return ()
+
+    def economise(self) -> None:
+        """Recompute activations in the backward pass from now on: memory for time, the result unchanged."""
 
     def looks(self) -> dict[tuple[str, str], float]:
         """(network, view) -> forwards of a full-size image for one sample, counted by tokens.

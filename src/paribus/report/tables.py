@@ -167,17 +167,42 @@ def _rows(measures: Sequence[Measure], by_metric: bool) -> list[Row]:
 
 
 def within(tasks: Iterable[str]) -> set[str]:
-    """The tasks that are parts of others: ``OCR/TextVQA``, or a benchmark's sources beside its categories."""
-    found = set(tasks)
-    kept = {*CATEGORIES, OVERALL} if found & set(CATEGORIES) else found
-    return {task for task in found if "/" in task or task not in kept}
+    """The tasks that are parts of others: ``OCR/TextVQA``, or a benchmark's sources beside its categories.
+
+    Tasks of a benchmark that is named, ``pope: overall``, are looked at by themselves.
+    """
+    by_benchmark: dict[str, dict[str, str]] = {}
+    for task in tasks:
+        benchmark, own = named(task)
+        by_benchmark.setdefault(benchmark, {})[own] = task
+    out = set()
+    for found in by_benchmark.values():
+        kept = {*CATEGORIES, OVERALL} if found.keys() & set(CATEGORIES) else found.keys()
+        out |= {task for own, task in found.items() if "/" in own or own not in kept}
+    return out
+
+
+def named(task: str) -> tuple[str, str]:
+    """A task's benchmark, empty where it has its tasks to itself, and the task."""
+    benchmark, separator, own = task.partition(": ")
+    return (benchmark, own) if separator else ("", task)
 
 
 def places(tasks: Iterable[str]) -> dict[str, tuple[int, int]]:
-    """Where each task stands: categories in order, each above its own sources, then all else as it came."""
-    found = list(dict.fromkeys(tasks))
-    heads = list(dict.fromkeys([*CATEGORIES, *(task.split("/", 1)[0] for task in found)]))
-    return {task: (heads.index(task.split("/", 1)[0]), int("/" in task)) for task in found}
+    """Where each task stands: categories in order, each above its own sources, then all else as it came.
+
+    Benchmarks that are named follow each other in the order they came.
+    """
+    found = {task: named(task) for task in tasks}
+    benchmarks = dict.fromkeys(benchmark for benchmark, _ in found.values())
+    came = [(benchmark, own.split("/", 1)[0]) for benchmark, own in found.values()]
+    heads = dict.fromkeys((benchmark, head) for benchmark in benchmarks for head in CATEGORIES)
+    heads |= dict.fromkeys(came)
+    by_benchmark = sorted(heads, key=lambda head: list(benchmarks).index(head[0]))
+    return {
+        task: (by_benchmark.index((benchmark, own.split("/", 1)[0])), int("/" in own))
+        for task, (benchmark, own) in found.items()
+    }
 
 
 def _joined(values: Iterable[str]) -> str:

@@ -32,7 +32,7 @@ class Rule(NamedTuple):
 PROBE = "linear probe accuracy"
 COEFFICIENT = "standardised coefficient"
 DISTINCT = "mean cosine of distinct symbols, same style"
-ACCURACY = "accuracy"
+ACCURACY = "accuracy (micro)"
 
 
 def _rule(name: str, text: str, where: str, number: tuple[str, str, str], sign: int) -> Rule:

@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -10,13 +11,16 @@ import torch
 from paribus import stats
 from paribus.data.captions import shuffles
 from paribus.results import Claim, Cost, Curve, Difference, GalleryItem, Measure, Results, Section
+from paribus.study.answers import Answer, Answered
 from paribus.study.audit import audit
 from paribus.study.claims import PROBE, judge, judge_told
 from paribus.study.control import Treatment
+from paribus.study.downstream import Language
 from paribus.study.probing import ProbeResult, Scored
 from paribus.study.study import Branch, Study
+from paribus.study.talks import Questions
 from paribus.types import Runtime
-from paribus.vqa.scoring import summarise
+from paribus.vqa.scoring import MICRO, summarise, summarise_seeds
 
 PROBES: dict[str, tuple[Section, str]] = {
     "linear": ("probe", PROBE),
@@ -204,20 +208,70 @@ def _answers(
     """VLM scores of all branches; differences between arms only."""
     measures: list[Measure] = []
     differences: list[Difference] = []
-    wanted = [set(pair) for pair in study.pairs()]
-    for seed in study.seeds:
-        opened = {
-            branch.name: branch.answer.open(runtime)
-            for branch in branches
-            if branch.seed == seed and branch.answer is not None
-        }
-        if not opened:
+    asked = max((len(branch.answers) for branch in branches), default=0)
+    for number in range(asked):
+        by_seed = [_opened(branches, number, seed, runtime) for seed in study.seeds]
+        if not all(by_seed):
             continue
-        questions = next(iter(opened.values()))[0]
-        found, paired = summarise({name: correct for name, (_, correct) in opened.items()}, questions, seed)
-        measures += found
-        differences += [row for row in paired if {row.arm, row.other} in wanted]
-    return measures, differences
+        for seed, opened in zip(study.seeds, by_seed, strict=True):
+            found, paired = _summed(opened, seed)
+            measures += found
+            differences += paired
+        if len(study.seeds) > 1:
+            differences += _over_seeds(by_seed, study.seeds[0])
+    wanted = [set(pair) for pair in study.pairs()]
+    return measures, [row for row in differences if {row.arm, row.other} in wanted]
+
+
+Opened = dict[str, tuple[Answer, Answered]]
+"""Arm -> the stage, and what it answered; of one benchmark under one seed. Empty if it has no answers."""
+
+
+def _opened(branches: list[Branch], number: int, seed: int, runtime: Runtime) -> Opened:
+    mine = {b.name: b.answers[number] for b in branches if b.seed == seed and b.answers}
+    return {
+        name: (answer, answer.open(runtime)) for name, answer in mine.items() if answer.run(runtime).accuracy
+    }
+
+
+def _summed(opened: Opened, seed: int) -> tuple[list[Measure], list[Difference]]:
+    """One benchmark under one seed, in every way that it was asked."""
+    first, answered = next(iter(opened.values()))
+    prefix = _prefix(first)
+    right = {name: found.correct["seen"] for name, (_, found) in opened.items()}
+    measures, differences = summarise(right, answered.questions, seed)
+    for way in answered.correct:
+        if way != "seen":
+            blind = {name: found.correct[way] for name, (_, found) in opened.items()}
+            rows, _ = summarise(blind, answered.questions, seed)
+            measures += [
+                row.model_copy(update={"metric": f"{row.metric}, {way}"}) for row in rows if _total(row)
+            ]
+    return [_named(row, prefix) for row in measures], [_named(row, prefix) for row in differences]
+
+
+def _total(row: Measure) -> bool:
+    """Whether a row is of a category or of all; the other ways are not given source by source."""
+    return "/" not in row.task and row.metric == MICRO
+
+
+def _over_seeds(by_seed: list[Opened], seed: int) -> list[Difference]:
+    """One benchmark, all seeds together: a seed is as much of a sample as a question."""
+    first, answered = next(iter(by_seed[0].values()))
+    stacked = {name: np.stack([opened[name][1].correct["seen"] for opened in by_seed]) for name in by_seed[0]}
+    return [_named(row, _prefix(first)) for row in summarise_seeds(stacked, answered.questions, seed)]
+
+
+def _prefix(answer: Answer) -> str:
+    """The built-in questions have their tasks to themselves; others are told apart by their name."""
+    return "" if isinstance(answer.questions, Questions) else f"{answer.questions.title}: "
+
+
+N = TypeVar("N", Measure, Difference)
+
+
+def _named(row: N, prefix: str) -> N:
+    return row.model_copy(update={"task": f"{prefix}{row.task}"})
 
 
 def _gallery(study: Study, runtime: Runtime) -> tuple[list[GalleryItem], dict[str, int]]:
@@ -264,14 +318,15 @@ def _curves(study: Study, branches: list[Branch], runtime: Runtime) -> list[Curv
     for arm in study.all_arms():
         curves += _series(arm.name, arm.seed, "pretrain", arm.encoder.history(runtime))
     for branch in branches:
-        if branch.answer is not None:
-            instruct = branch.answer.vlm
+        if branch.answers:
+            instruct = branch.answers[0].vlm
             curves += _series(branch.name, branch.seed, "align", instruct.align.history(runtime))
             curves += _series(branch.name, branch.seed, "instruct", instruct.history(runtime))
-    first = next((branch.answer for branch in branches if branch.answer is not None), None)
-    if first is not None:
-        language = first.vlm.align.language
-        curves += _series("all arms", language.seed, "language", language.history(runtime))
+    taught = {answer.vlm.align.language.address(): answer for branch in branches for answer in branch.answers}
+    for answer in taught.values():
+        language = answer.vlm.align.language
+        if isinstance(language, Language):
+            curves += _series("all arms", language.seed, "language", language.history(runtime))
     return curves
 
 

@@ -12,9 +12,9 @@ from paribus.errors import UserError
 from paribus.objectives import OBJECTIVES, AnyObjective
 from paribus.objectives.base import ObjectiveConfig
 from paribus.study.corpora import OWN, AnySource
+from paribus.study.recipe import VisionLanguageConfig
 from paribus.types import Budget, Config, Confound, Recipe, ViewSpec
-from paribus.vlm.language import LanguageConfig
-from paribus.vqa.glyphqa import GlyphQAConfig
+from paribus.vqa.registry import BENCHMARKS
 
 Level = Literal["recipe", "strict", "compute"]
 
@@ -37,20 +37,6 @@ class Data(Config):
         if isinstance(source, dict) and source.get("kind") == "shards":
             return {"captions": OWN, **value}
         return value
-
-
-class VisionLanguageConfig(Config):
-    """The whole downstream, equal for all arms: LLaVA-1.5's two stages on one language model."""
-
-    language: LanguageConfig = LanguageConfig()
-    questions: GlyphQAConfig = GlyphQAConfig()
-    layer: int = -2
-    language_budget: Budget = Budget(samples=32_000, batch=64)
-    language_recipe: Recipe = Recipe(lr=2e-3, weight_decay=0.05, clip=1.0)
-    align_budget: Budget = Budget(samples=8_000, batch=64)
-    align_recipe: Recipe = Recipe(lr=1e-3, weight_decay=0.0, warmup=0.03, clip=1.0)
-    instruct_budget: Budget = Budget(samples=16_000, batch=64)
-    instruct_recipe: Recipe = Recipe(lr=5e-4, weight_decay=0.0, warmup=0.03, clip=1.0)
 
 
 class Control(Config):
@@ -132,17 +118,31 @@ def depart(settings: dict[str, Any], confounds: tuple[Confound, ...], arm: str) 
     return changed
 
 
-KINDS = {"objective": tuple(OBJECTIVES), "text": tuple(TOWERS), "source": ("glyphs", "shards")}
-"""Fields of several kinds -> the kinds, which pydantic puts into its paths though no file has them there."""
+KINDS: dict[str, tuple[str, ...]] = {
+    "objective": tuple(OBJECTIVES),
+    "text": tuple(TOWERS),
+    "source": ("glyphs", "shards"),
+    "language": ("qwen2", "llama", "pretrained"),
+    "connector": ("linear", "mlp", "resampler"),
+    "align.data": ("captions", "glyphqa", "llava"),
+    "instruct.data": ("captions", "glyphqa", "llava"),
+    "benchmarks": tuple(BENCHMARKS),
+}
+"""Fields of several kinds -> the kinds, which pydantic puts into its paths though no file has them there.
+
+A field is told by its name, or by its parent's and its own.
+"""
+
+
+def _kinds(loc: tuple[int | str, ...]) -> tuple[str, ...]:
+    """The kinds of the field that a path ends in, or of the list that it ends in an item of."""
+    names = [part for part in loc if isinstance(part, str)]
+    return KINDS.get(".".join(names[-1:])) or KINDS.get(".".join(names[-2:])) or ()
 
 
 def _path(loc: tuple[int | str, ...]) -> str:
     """Where in the file: pydantic's path without the kinds."""
-    inside = [
-        str(part)
-        for before, part in zip(("", *loc), loc, strict=False)
-        if part not in KINDS.get(str(before), ())
-    ]
+    inside = [str(part) for place, part in enumerate(loc) if part not in _kinds(loc[:place])]
     return ".".join(inside) or "the file"
 
 
@@ -155,7 +155,7 @@ def one_sentence(error: ValidationError, where: str) -> str:
     if first["type"] == "extra_forbidden":
         return f"{where}: {path} is not a known key; remove it or correct its spelling{also}."
     if first["type"] == "union_tag_not_found":
-        kinds = ", ".join(kind for kind in KINDS[str(first["loc"][-1])] if kind not in first["loc"])
+        kinds = ", ".join(kind for kind in _kinds(first["loc"]) if kind not in first["loc"])
         return f"{where}: {path}: say its kind, one of {kinds}{also}."
     value = (
         f", not {first['input']!r}"

@@ -216,7 +216,7 @@ def _sketch(stage: Pretrain) -> Sketch:
             view.name: torch.empty(2, view.count, 3, *[round(view.size * stage.encoder.image_size)] * 2)
             for view in stage.views
         }
-        batch = Batch(np.arange(2, dtype=np.uint64), views, [ASSUMED_CAPTION] * 2, [""] * 2)
+        batch = Batch(np.arange(2, dtype=np.uint64), views, [ASSUMED_CAPTION] * 2, [()] * 2)
         flops = training_flops(objective, batch)
     shipped = (objective.encoder(), objective.joint_space())
     weights = sum(p.numel() for part in shipped if part is not None for p in part.parameters())

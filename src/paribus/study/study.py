@@ -12,6 +12,7 @@ from paribus.encoders.weights import known
 from paribus.errors import UserError
 from paribus.objectives.base import ObjectiveConfig
 from paribus.probes.linear import Grid
+from paribus.study.answers import Answer
 from paribus.study.control import (
     Control,
     Treatment,
@@ -21,15 +22,20 @@ from paribus.study.control import (
     one_sentence,
 )
 from paribus.study.corpora import Corpus, Shards, corpus_of
-from paribus.study.downstream import Align, Answer, Instruct, Language, Questions
+from paribus.study.downstream import Align, Instruct, Language, PublishedLanguage
 from paribus.study.evaluate import Compare, Embedding, Extract, Histogram
 from paribus.study.naming import ZeroShot
 from paribus.study.probing import Probe
-from paribus.study.stage import AnyStage, Stage
+from paribus.study.recipe import CaptionsConfig, Lesson, QuestionsConfig
+from paribus.study.stage import AnyStage
 from paribus.study.stages import Pretrain, Untrained
+from paribus.study.talks import AnyTalks, Asking, Captions, Mix, Published, Questions
 from paribus.study.texts import text_stage
 from paribus.train.optim import check_rates
 from paribus.types import Config, Confound
+from paribus.vlm.conversation import TEMPLATES
+from paribus.vlm.language import LanguageConfig, PretrainedLanguageConfig
+from paribus.vqa.benchmark import check_template
 
 Baseline = Literal["untrained", "colour-histogram"]
 Measured = Literal["probes", "zeroshot", "embedding", "disagreement", "vqa"]
@@ -60,7 +66,12 @@ class Branch(NamedTuple):
     probe: Probe | None
     naming: ZeroShot | None
     embedding: Embedding | None
-    answer: Answer | None
+    answers: tuple[Answer, ...]
+
+    def ends(self) -> list[AnyStage]:
+        """All of them."""
+        single = (self.probe, self.naming, self.embedding)
+        return [*(stage for stage in single if stage is not None), *self.answers]
 
 
 class Study(Config):
@@ -202,8 +213,8 @@ class Study(Config):
         wanted = {"embedding", "disagreement"} & set(self.measure)
         embedding = Embedding(features=features, seed=seed) if wanted else None
         sees = not isinstance(encoder, Histogram) and "vqa" in self.measure
-        answer = self._answer(encoder, seed) if sees else None  # type: ignore[arg-type]
-        return Branch(name, seed, probe, self._naming(encoder, seed), embedding, answer)
+        answers = self._answers(encoder, seed) if sees else ()  # type: ignore[arg-type]
+        return Branch(name, seed, probe, self._naming(encoder, seed), embedding, answers)
 
     def _naming(self, encoder: Pretrain | Untrained | Histogram, seed: int) -> ZeroShot | None:
         reads = isinstance(encoder, Pretrain) and encoder.objective.reads_text
@@ -218,37 +229,73 @@ class Study(Config):
         own = isinstance(self.corpus, Corpus)
         return self.control.data.captions if own else "thing"
 
-    def _answer(self, encoder: Pretrain | Untrained, seed: int) -> Answer:
-        vlm, precision = self.control.vlm, self.control.precision
-        questions = Questions(corpus=self.measured_on, config=vlm.questions)
-        language = Language(
+    @property
+    def _made(self) -> Questions:
+        """The built-in questions.
+
+        Raises:
+            UserError: they are switched off, and something is to be learnt from them.
+        """
+        config = self.control.vlm.questions
+        if config is None:
+            raise UserError(
+                "control.vlm.questions: nothing is made, but a language model is to be taught from it: "
+                "remove the null, or take a published language model and conversations of your own."
+            )
+        return Questions(corpus=self.measured_on, config=config)
+
+    def _language(self, seed: int) -> Language | PublishedLanguage:
+        vlm = self.control.vlm
+        if not isinstance(vlm.language, LanguageConfig):
+            return PublishedLanguage(config=vlm.language)
+        return Language(
             corpus=self.measured_on,
-            questions=questions,
+            questions=self._made,
+            template=vlm.ask.template,
             captions=self._told,
             config=vlm.language,
             budget=vlm.language_budget,
             recipe=vlm.language_recipe,
-            precision=precision,
+            precision=self.control.precision,
             seed=seed,
         )
+
+    def _talks(self, lesson: Lesson) -> AnyTalks:
+        if isinstance(lesson.data, CaptionsConfig):
+            return Captions(corpus=self.measured_on, captions=self._told)
+        if isinstance(lesson.data, QuestionsConfig):
+            return Asking(questions=self._made, template=self.control.vlm.ask.template)
+        return Mix(config=lesson.data)
+
+    def _lesson(self, lesson: Lesson, seed: int) -> dict[str, Any]:
+        return {
+            "lesson": lesson,
+            "talks": self._talks(lesson),
+            "budget": lesson.budget,
+            "recipe": lesson.recipe,
+            "precision": self.control.precision,
+            "seed": seed,
+        }
+
+    def taught(self, encoder: Pretrain | Untrained, seed: int) -> Instruct:
+        """A language model that was taught to see with an encoder."""
+        vlm = self.control.vlm
         align = Align(
-            encoder=encoder,
-            language=language,
-            layer=vlm.layer,
-            budget=vlm.align_budget,
-            recipe=vlm.align_recipe,
-            precision=precision,
-            seed=seed,
+            encoders=(encoder,),
+            language=self._language(seed),
+            sight=vlm.eyes,
+            **self._lesson(vlm.align, seed),
         )
-        instruct = Instruct(
-            align=align,
-            questions=questions,
-            budget=vlm.instruct_budget,
-            recipe=vlm.instruct_recipe,
-            precision=precision,
-            seed=seed,
+        return Instruct(align=align, **self._lesson(vlm.instruct, seed))
+
+    def _answers(self, encoder: Pretrain | Untrained, seed: int) -> tuple[Answer, ...]:
+        vlm, precision = self.control.vlm, self.control.precision
+        instruct = self.taught(encoder, seed)
+        made = () if vlm.questions is None else (self._made,)
+        asked = (*made, *(Published(config=config) for config in vlm.ask.benchmarks))
+        return tuple(
+            Answer(vlm=instruct, questions=questions, ask=vlm.ask, precision=precision) for questions in asked
         )
-        return Answer(vlm=instruct, questions=questions)
 
     def pairs(self) -> list[tuple[str, str]]:
         """The arms that are compared: every two, or each with the reference."""
@@ -273,7 +320,7 @@ class Study(Config):
         """The ends of the graph; what they need hangs below them."""
         ends: list[AnyStage] = [arm.encoder for arm in self.all_arms()]
         for branch in self.branches():
-            ends += [stage for stage in branch[2:] if isinstance(stage, Stage)]
+            ends += branch.ends()
         return ends + [compare for _, _, compare in self.comparisons()]
 
 
@@ -392,6 +439,30 @@ def _check(study: Study, path: Path) -> None:
         raise UserError(f"{path}: {error}") from error
     for arm in arms.values():
         _check_arm(study.arms[arm.name], arm, study.control.data.vocabulary, path)
+    _check_sight(study, arms, path)
+
+
+def _check_sight(study: Study, arms: dict[str, Arm], path: Path) -> None:
+    """What is asked of a language model that sees, and whether each arm can be its eyes."""
+    vlm, where = study.control.vlm, f"{path}: control.vlm"
+    try:
+        check_template(vlm.ask.template)
+    except UserError as error:
+        raise UserError(f"{where}.ask.template: {error}") from error
+    worded = vlm.language.template if isinstance(vlm.language, PretrainedLanguageConfig) else None
+    if worded is not None and worded not in TEMPLATES:
+        raise UserError(
+            f"{where}.language.template: there is no {worded!r}; choose one of {', '.join(TEMPLATES)}."
+        )
+    titles = [Published(config=config).title for config in vlm.ask.benchmarks]
+    twice = [title for title in dict.fromkeys(titles) if titles.count(title) > 1]
+    if twice:
+        raise UserError(f"{where}.ask.benchmarks: {twice[0]} stands there twice; write it once.")
+    try:
+        for arm in arms.values() if "vqa" in study.measure else ():
+            study.taught(arm.encoder, arm.seed).foresee()
+    except UserError as error:
+        raise UserError(f"{path}: arms.{arm.name}: {error}") from error
 
 
 def _check_vocabulary(objective: ObjectiveConfig, vocabulary: int, where: str) -> None:

@@ -9,6 +9,8 @@ bf16 grows over a run), and objectives know nothing of it. The loss is computed 
 
 There is no wrapper around the model (DDP's hooks fire once a backward pass and know one pass only): gradients
 are summed in buckets after the last pass of a step.
+
+What fits no process alone is cut: each process holds some rows of every weight (FSDP2; see ``sharding``).
 """
 
 import contextlib
@@ -19,9 +21,13 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import _composable_state
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, zeros
 
 from paribus.errors import UserError
-from paribus.types import Share
+from paribus.types import Share, device_of
 
 BUCKET = 64 * 2**20
 """Bytes of gradients that are summed at once."""
@@ -130,14 +136,31 @@ def _add_bucket(tensors: list[Tensor]) -> None:
         tensor.copy_(part.view_as(tensor))
 
 
+def anywhere(said: Sequence[bool]) -> list[bool]:
+    """Which of these any process says."""
+    if not dist.is_initialized():
+        return list(said)
+    votes = torch.tensor(said, dtype=torch.uint8)
+    dist.all_reduce(votes, dist.ReduceOp.MAX)
+    return [bool(vote) for vote in votes.tolist()]
+
+
+def names(own: Iterable[str]) -> list[str]:
+    """All names that any process has, in order."""
+    if not dist.is_initialized():
+        return sorted(own)
+    everyone: list[list[str]] = [[] for _ in range(share().size)]
+    dist.all_gather_object(everyone, sorted(own), group=_talk)
+    return sorted({name for some in everyone for name in some})
+
+
 def add_gradients(module: nn.Module) -> None:
     """Sum every gradient over the processes; a parameter that has none anywhere keeps none."""
     if not dist.is_initialized():
         return
     parameters = [p for p in module.parameters() if p.requires_grad]
-    used = torch.tensor([p.grad is not None for p in parameters], dtype=torch.uint8)
-    dist.all_reduce(used, dist.ReduceOp.MAX)
-    moved = [p for p, anywhere in zip(parameters, used.tolist(), strict=True) if anywhere]
+    used = anywhere([p.grad is not None for p in parameters])
+    moved = [p for p, somewhere in zip(parameters, used, strict=True) if somewhere]
     for parameter in moved:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
@@ -145,14 +168,96 @@ def add_gradients(module: nn.Module) -> None:
 
 
 def check_same(module: nn.Module) -> None:
-    """See that all processes hold the same weights and buffers.
+    """See that all processes hold the same weights and buffers; of what is cut each holds its own.
 
     Raises:
         RuntimeError: they have drifted apart.
     """
-    if not dist.is_initialized():
+    held = [value for value in module.state_dict().values() if not is_cut(value)]
+    if not dist.is_initialized() or not held:
         return
-    sums = torch.stack([value.double().sum().cpu() for value in module.state_dict().values()])
+    sums = torch.stack([value.double().sum().cpu() for value in held])
     everyone = gather(sums[None], [1] * share().size)
     if not torch.equal(everyone, everyone[:1].expand_as(everyone)):
         raise RuntimeError("the processes have drifted apart: their weights differ")
+
+
+# Cut weights.
+
+
+def cut(module: nn.Module, blocks: Iterable[nn.Module], method: str) -> None:
+    """Leave each process some rows of every parameter; ``method`` and blocks join them while they run.
+
+    Gradients become the sum over the processes, not the mean, in every process's own rows. What a process
+    does not use counts as a gradient of zero, for all must take part in every sum.
+
+    Raises:
+        UserError: the installed torch cannot do it.
+    """
+    if not hasattr(FSDPModule, "set_reduce_scatter_unused_params"):
+        raise UserError(f"runtime.shard needs torch 2.13 or newer, not {torch.__version__}: update torch.")
+    mesh = init_device_mesh(device_of(module).type, (share().size,))
+    empty = {parameter for parameter in module.parameters() if not parameter.numel()}  # torch would trip
+    for part in (*blocks, module):
+        fully_shard(part, mesh=mesh, ignored_params=empty)
+    register_fsdp_forward_method(module, method)
+    for done in _cut_modules(module):
+        done.set_gradient_divide_factor(1.0)
+        done.set_force_sum_reduction_for_comms(True)  # gloo can only add
+        done.set_reduce_scatter_unused_params(True, recurse=False)
+
+
+def _cut_modules(module: nn.Module) -> list[FSDPModule]:
+    return [part for part in module.modules() if isinstance(part, FSDPModule)]
+
+
+def rest(module: nn.Module) -> None:
+    """See that every parameter of a cut module is a cut one now, also of what ran last."""
+    for part in _cut_modules(module):
+        part.reshard()
+
+
+def forget(module: nn.Module) -> None:
+    """Strike a module off torch's list of what was cut, which has no way out and refuses to cut it again."""
+    _composable_state._module_state_mapping.pop(module, None)
+
+
+def is_cut(tensor: Tensor) -> bool:
+    """Whether each process holds some rows of the tensor only."""
+    return isinstance(tensor, DTensor)
+
+
+def holds_cut(module: nn.Module) -> bool:
+    """Whether the module's weights are cut."""
+    return any(is_cut(parameter) for parameter in module.parameters())
+
+
+def own(tensor: Tensor) -> Tensor:
+    """This process's rows, as a view; all of them if the tensor is not cut."""
+    kept = tensor.detach()
+    return kept.to_local() if isinstance(kept, DTensor) else kept
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All rows, in every process; all must ask for them."""
+    kept = tensor.detach()
+    return kept.full_tensor() if isinstance(kept, DTensor) else kept
+
+
+def cut_like(tensor: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor, cut as another is and on its device, if that is cut and has as many rows."""
+    if not isinstance(like, DTensor) or not tensor.ndim or len(tensor) != len(like):
+        return tensor
+    start = share().rank * -(-len(tensor) // share().size)  # as many rows for each, the last ones have fewer
+    rows = tensor[start : start + len(like.to_local())].to(like.device, copy=True)
+    shape, stride = tensor.size(), tensor.stride()
+    return DTensor.from_local(
+        rows, like.device_mesh, like.placements, run_check=False, shape=shape, stride=stride
+    )
+
+
+def row_zeros(like: Tensor, columns: int) -> Tensor:
+    """Zeros in float32, one row for each of another tensor's, and cut as it is."""
+    if not isinstance(like, DTensor):
+        return torch.zeros(len(like), columns, device=like.device)
+    return zeros(len(like), columns, device_mesh=like.device_mesh, placements=like.placements)

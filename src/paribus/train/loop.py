@@ -18,6 +18,7 @@ from paribus.objectives.base import Objective
 from paribus.progress import progress as progress_bar
 from paribus.train import distributed
 from paribus.train.optim import build_optimizer, clip_gradients, learning_rate, set_rates, trainable
+from paribus.train.sharding import shard
 from paribus.train.split import backward
 from paribus.train.state import Progress, load_state, save_state
 from paribus.types import Batch, Budget, Clock, Recipe, Runtime
@@ -50,7 +51,8 @@ def fit(
 
     Killed at any moment and called again, it ends with the same weights, bit for bit on CPU. Several
     processes that call it together (see ``distributed``) train one model; the first of them keeps the
-    checkpoints, which all must be able to read.
+    checkpoints, which all must be able to read. If their weights are cut meanwhile (see ``sharding``), every
+    process has the whole objective again when training ends.
 
     Args:
         objective: on its device already; trained in place.
@@ -59,16 +61,20 @@ def fit(
         budget: samples and batch.
         precision: ``bf16`` (autocast) or ``fp32``.
         folder: where checkpoints lie.
-        runtime: chunk, device and how often to checkpoint; changes the result by rounding at most.
+        runtime: chunk, recomputing, cutting, device, how often to checkpoint; a result changes by rounding
+            at most.
         label: for the progress bar.
 
     Raises:
         UserError: the loss is not finite, a checkpoint is damaged, a batch has fewer samples than there are
-            processes, or these do not see the same checkpoints.
+            processes, these do not see the same checkpoints, or what is to be cut cannot be.
     """
     share = distributed.share()
     if budget.batch < share.size:
         raise UserError(f"A batch of {budget.batch} cannot be shared by {share.size} processes: start fewer.")
+    if runtime.recompute:
+        objective.economise()
+    shards = shard(objective) if runtime.shard else None
     optimizer = build_optimizer(objective, recipe)
     state = load_state(folder, objective, optimizer)
     if len(set(distributed.counts_of(state.step))) > 1:
@@ -87,6 +93,8 @@ def fit(
             set_rates(optimizer, recipe, clock)
             objective.begin_step(clock)
             losses = backward(objective, batch.to(runtime.torch_device), clock, runtime.chunk, precision)
+            if shards is not None:
+                shards.drop_unused()
             clip_gradients(parameters, recipe)
             objective.before_step(clock)
             optimizer.step()
@@ -98,10 +106,16 @@ def fit(
             state.seconds = time.monotonic() - started
             log(state, losses.total, losses.parts, recipe, clock, label)
             bar.update(budget.batch)
-            if share.first and time.monotonic() - saved > runtime.checkpoint_seconds:
+            due = share.first and time.monotonic() - saved > runtime.checkpoint_seconds
+            if shards is not None:
+                due = distributed.agreed(due)  # all have rows to give
+            if due:
                 save_state(folder, state, objective, optimizer)
                 saved = time.monotonic()
     distributed.check_same(objective)
+    if shards is not None:
+        del optimizer, parameters  # room for the whole
+        shards.join()
     return Fit(state.order, state.seconds, state.history)
 
 

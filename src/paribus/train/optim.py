@@ -1,6 +1,8 @@
 """Parameter groups, and schedules as pure functions of the clock."""
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -48,19 +50,45 @@ def check_rates(module: nn.Module, recipe: Recipe) -> None:
         )
 
 
-def build_optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+Groups = list[dict[str, Any]]
+
+
+def _adamw(groups: Groups, recipe: Recipe) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, fused=True)
+
+
+def _adamw8bit(groups: Groups, recipe: Recipe) -> torch.optim.Optimizer:
+    # It complains of a kernel for CPUs that nothing here needs.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    try:
+        from paribus.train.eightbit import AdamW8bit
+    except ImportError as error:
+        raise UserError(
+            "recipe.optimizer adamw8bit needs bitsandbytes: pip install 'paribus[quant]'."
+        ) from error
+    return AdamW8bit(groups, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps)
+
+
+OPTIMIZERS: dict[str, Callable[[Groups, Recipe], torch.optim.Optimizer]] = {
+    "adamw": _adamw,
+    "adamw8bit": _adamw8bit,
+}
+"""By ``Recipe.optimizer``."""
+
+
+def build_optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """AdamW (Loshchilov and Hutter 2019); no decay on biases, norms, scales and other vectors.
 
     Parameters of a part named in ``recipe.rates`` follow the same schedule from their own peak.
 
     Raises:
-        UserError: a part named in ``recipe.rates`` has no trainable parameter.
+        UserError: a part named in ``recipe.rates`` has no trainable parameter, or a package is missing.
     """
     by_part: dict[str | None, list[nn.Parameter]] = {}
     for name, parameter in trainable(module).items():
         by_part.setdefault(part_of(name, recipe.rates), []).append(parameter)
     check_rates(module, recipe)
-    groups = [
+    groups: Groups = [
         {"params": chosen, "decays": decays, "scale": 1.0 if part is None else recipe.rates[part] / recipe.lr}
         for part, parameters in by_part.items()
         for decays, chosen in (
@@ -69,7 +97,7 @@ def build_optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
         )
         if chosen
     ]
-    return torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, fused=True)
+    return OPTIMIZERS[recipe.optimizer](groups, recipe)
 
 
 def set_rates(optimizer: torch.optim.Optimizer, recipe: Recipe, clock: Clock) -> None:

@@ -1,60 +1,61 @@
 """A language model that sees: LLaVA-1.5 (Liu et al. 2024), as one more objective for the one loop.
 
-    <patches through the connector> <start> prompt answer <end>
-
-Loss: next-token cross-entropy on the answer and its end, summed over the global batch and divided by its
-number of target tokens, whatever the chunks (additive). Without an encoder it is a plain language model.
+Loss: next-token cross-entropy on the replies, summed over the global batch and divided by its number of
+target tokens, whatever the chunks and processes (additive). LLaVA's trainer divides by each device's own
+number and averages those, so that there the loss depends on how a batch is spread. Without eyes it is a plain
+language model. Samples are packed (see ``packing``).
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
-from tokenizers import Tokenizer
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from paribus.encoders.vision import VisionEncoder, widen
+from paribus.encoders.vision import widen
 from paribus.objectives.base import Objective
 from paribus.types import Batch, Clock, Encoded, Losses
-from paribus.vlm.connector import MLPConnector
-from paribus.vlm.conversation import Tokens, tokenize
+from paribus.vlm.conversation import PICTURE, Chat, Spoken, pictured
+from paribus.vlm.eyes import Eyes
 from paribus.vlm.language import PreTrainedModel
+from paribus.vlm.packing import Pack, pack, places
 
-Part = Literal["connector", "language"]
+Part = Literal["encoder", "connector", "language"]
+
+SEEN = "seen"
+"""The view of a batch that holds features that were kept, in place of pictures."""
+
+TILE = 2048
+"""Target tokens whose logits exist at once: of 152,064 words in float32 they are 1.2 GB."""
 
 
-class Eyes(nn.Module):
-    """A frozen encoder and a connector.
+class Row(NamedTuple):
+    """A packed row of tokens, and where each sample's own stand."""
 
-    Args:
-        encoder: any; its weights never move here.
-        connector: patches to word embeddings.
-        layer: which layer of the encoder is read; -2 is LLaVA's.
-    """
+    ids: Int64[Tensor, " T"]
+    packed: Pack
 
-    def __init__(self, encoder: VisionEncoder, connector: MLPConnector, layer: int = -2) -> None:
-        super().__init__()
-        self.encoder = encoder.requires_grad_(False)
-        self.connector, self.layer = connector, layer
 
-    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N H"]:
-        """Word embeddings of the patches; the class token is left out."""
-        with torch.no_grad():
-            patches = self.encoder(images, layer=self.layer).patches
-        out: Tensor = self.connector(patches)
-        return out
+def lay(spoken: Sequence[Spoken]) -> Row:
+    """Put conversations into one row."""
+    lengths = [len(each.ids) for each in spoken]
+    packed = pack(lengths)
+    row = torch.zeros(len(packed.positions), dtype=torch.int64)
+    row[torch.from_numpy(places(packed, lengths))] = torch.from_numpy(np.concatenate([s.ids for s in spoken]))
+    return Row(row, packed)
 
 
 class VisionLanguage(Objective):
     """Next-token prediction with or without pictures.
 
     Args:
-        language: any transformers causal language model.
-        tokenizer: its words.
-        context: the longest conversation in tokens, pictures not counted.
-        eyes: encoder and connector; None for text alone.
+        language: a transformers causal language model that attends as ``packing`` says.
+        chat: how it is spoken to.
+        eyes: encoders and connector; None for text alone.
         trained: which parts move; the rest is frozen.
     """
 
@@ -63,35 +64,54 @@ class VisionLanguage(Objective):
     def __init__(
         self,
         language: PreTrainedModel,
-        tokenizer: Tokenizer,
+        chat: Chat,
         *,
-        context: int,
         eyes: Eyes | None = None,
         trained: Sequence[Part] = ("language",),
     ) -> None:
         super().__init__()
-        self.language, self.tokenizer, self.context, self.eyes = language, tokenizer, context, eyes
+        self.language, self.chat, self.eyes = language, chat, eyes
         language.requires_grad_("language" in trained)
         if eyes is not None:
             eyes.connector.requires_grad_("connector" in trained)
+            eyes.encoders.requires_grad_("encoder" in trained)
 
     def encoder(self) -> nn.Module:
         """The language model is what this objective trains."""
         return self.language
 
+    def economise(self) -> None:
+        """Recompute each block of the language model in the backward pass."""
+        self.language.activation_checkpointing_enable()
+
+    def blocks(self) -> list[nn.Module]:
+        """The language model's."""
+        return list(self.language.base_model.layers)  # type: ignore[arg-type]
+
+    def lengths(self, batch: Batch) -> Sequence[int]:
+        """Tokens of each sample, the picture's among them."""
+        return [len(spoken.ids) for spoken in self.chat.speak(batch.turns)]
+
     def terms(self, batch: Batch) -> int:
         """Target tokens of the batch."""
-        return int(self._tokens(batch).target.sum())
+        return sum(int(spoken.target.sum()) for spoken in self.chat.speak(batch.turns))
 
     def encode(self, batch: Batch) -> Encoded:
-        """Per sample: summed negative log-likelihood of its answer ``[B]`` and its target tokens ``[B]``."""
-        tokens = self._tokens(batch)
-        hidden = self._hidden(batch, tokens)
-        rows, columns = tokens.target.nonzero(as_tuple=True)
-        logits = self._words(hidden[rows, columns - 1])
-        nll = F.cross_entropy(widen(logits), tokens.ids[rows, columns], reduction="none")
-        summed = torch.zeros(len(batch), device=nll.device, dtype=nll.dtype).index_add(0, rows, nll)
-        return {"nll": summed, "terms": tokens.target.sum(dim=1)}
+        """Per sample: summed negative log-likelihood of its replies ``[B]`` and their tokens ``[B]``."""
+        spoken = self.chat.speak(batch.turns)
+        row = lay(spoken)
+        counts = torch.tensor([int(each.target.sum()) for each in spoken])
+        starts = row.packed.starts.tolist()
+        said = np.concatenate(
+            [np.flatnonzero(each.target) + s for each, s in zip(spoken, starts, strict=True)]
+        )
+        hidden = self._hidden(batch, row)
+        places_of = torch.from_numpy(said).to(hidden.device)
+        words = row.ids.to(hidden.device)[places_of]
+        nll = self._nll(hidden[places_of - 1], words)
+        owner = torch.arange(len(spoken)).repeat_interleave(counts).to(hidden.device)
+        summed = torch.zeros(len(spoken), device=nll.device, dtype=nll.dtype).index_add(0, owner, nll)
+        return {"nll": summed, "terms": counts.to(hidden.device)}
 
     def loss(self, encoded: Encoded, clock: Clock) -> Losses:
         """Mean over target tokens."""
@@ -100,37 +120,64 @@ class VisionLanguage(Objective):
         return Losses(total, {"nll": total.detach()})
 
     @torch.no_grad()
-    def choose(self, batch: Batch, choices: Sequence[str]) -> Float[Tensor, "B C"]:
-        """Log-likelihood of each choice as the answer's first token, after the prompt.
+    def next_words(self, batch: Batch) -> Float[Tensor, "B words"]:
+        """Log-likelihood of every word as the first of the last reply, which is left open."""
+        spoken = self.chat.speak(batch.turns, cue=True)
+        row = lay(spoken)
+        last = row.packed.starts + np.array([len(each.ids) for each in spoken]) - 1
+        hidden = widen(self._hidden(batch, row)[torch.from_numpy(last)])
+        with torch.autocast(hidden.device.type, enabled=False):  # in bf16 the options of one question tie
+            return widen(self._words(hidden)).log_softmax(dim=-1)
 
-        Raises:
-            ValueError: two choices begin with the same token.
-        """
-        first = [self.tokenizer.encode(choice).ids[0] for choice in choices]
-        if len(set(first)) != len(first):
-            raise ValueError(f"choices {list(choices)} do not differ in their first token")
-        tokens = self._tokens(batch)
-        place = tokens.target.int().argmax(dim=1) - 1
-        hidden = self._hidden(batch, tokens)
-        logits = self._words(hidden[torch.arange(len(batch), device=hidden.device), place])
-        return widen(logits).log_softmax(dim=-1)[:, first]
+    def sight(self, batch: Batch) -> Float[Tensor, "pictured M H"] | None:
+        """Word embeddings of the samples' pictures, of those that have one; None without any."""
+        shown = [row for row, turns in enumerate(batch.turns) if pictured(turns)]
+        if self.eyes is None or not shown:
+            return None
+        rows = torch.tensor(shown)
+        if SEEN in batch.views:
+            seen = batch.views[SEEN][rows]
+            out: Tensor = self.eyes.project(seen)
+        else:
+            out = self.eyes([view[rows] for view in batch.views.values()])
+        return out
 
-    def _tokens(self, batch: Batch) -> Tokens:
-        tokens = tokenize(self.tokenizer, batch.prompts, batch.texts, self.context)
-        return Tokens(*(part.to(self.language.device) for part in tokens))
+    def _hidden(self, batch: Batch, row: Row) -> Float[Tensor, "T H"]:
+        """Last hidden states of the row."""
+        device = self.language.device
+        words = self.embed(row.ids.to(device))
+        seen = self.sight(batch)
+        if seen is not None:
+            shown = np.array([pictured(turns) for turns in batch.turns])
+            rank = np.cumsum(shown) - 1  # a sample's place among the pictures
+            order = [rank[sample] for sample in row.packed.order.tolist() if shown[sample]]
+            spots = torch.from_numpy(np.flatnonzero((row.ids == PICTURE).numpy())).to(device)
+            words = words.index_copy(0, spots, seen[torch.tensor(order)].flatten(0, 1).to(words.dtype))
+        out = self.language.base_model(
+            inputs_embeds=words.unsqueeze(0),
+            position_ids=row.packed.positions.to(device).unsqueeze(0),
+            use_cache=False,
+            groups=row.packed.groups,
+        )
+        hidden: Tensor = out.last_hidden_state
+        return hidden[0]
 
-    def _hidden(self, batch: Batch, tokens: Tokens) -> Float[Tensor, "B T H"]:
-        """Last hidden states at the text positions."""
-        words = self.language.get_input_embeddings()(tokens.ids)
-        if self.eyes is not None:
-            (view,) = batch.views.values()
-            seen = self.eyes(view[:, 0]).to(words.dtype)
-            words = torch.cat([seen, words], dim=1)
-        # Padding stands on the right and attention is causal, so no target ever sees it: no mask is needed.
-        hidden: Tensor = self.language.base_model(inputs_embeds=words, use_cache=False).last_hidden_state
-        return hidden[:, -tokens.ids.shape[1] :]
+    def embed(self, ids: Int64[Tensor, "*T"]) -> Float[Tensor, "*T H"]:
+        """Words as vectors; where a picture stands, anything."""
+        words: Tensor = self.language.get_input_embeddings()(ids.clamp(min=0))
+        return words
 
     def _words(self, hidden: Float[Tensor, "rows H"]) -> Float[Tensor, "rows words"]:
         head: nn.Module = self.language.get_output_embeddings()  # type: ignore[no-untyped-call]
         logits: Tensor = head(hidden)
         return logits
+
+    def _nll(self, hidden: Float[Tensor, "rows H"], words: Int64[Tensor, " rows"]) -> Float[Tensor, " rows"]:
+        """Negative log-likelihoods; of many, a tile at a time and again in the backward pass."""
+        if len(hidden) <= TILE:
+            return self._tile(hidden, words)
+        tiles = zip(torch.split(hidden, TILE), torch.split(words, TILE), strict=True)
+        return torch.cat([checkpoint(self._tile, *tile, use_reentrant=False) for tile in tiles])
+
+    def _tile(self, hidden: Float[Tensor, "rows H"], words: Int64[Tensor, " rows"]) -> Float[Tensor, " rows"]:
+        return F.cross_entropy(widen(self._words(hidden)), words, reduction="none")

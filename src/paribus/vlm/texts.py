@@ -8,14 +8,10 @@ two skills, from training text alone, once, and shared by all arms: say a captio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from paribus.encoders.text import START
 from paribus.rng import numpy_rng
-from paribus.types import Sample
-from paribus.vqa.benchmark import LETTERS, Question, options, prompt
+from paribus.types import NOTHING, Sample, Turn
+from paribus.vqa.benchmark import Question, prompt
 
-NOTHING = np.zeros((1, 1, 3), dtype=np.uint8)
 CAPTIONS = 12
 """One sample in this many repeats a caption; a caption has many target tokens, a letter one."""
 VARIANTS = 16
@@ -24,7 +20,7 @@ VARIANTS = 16
 
 @dataclass(frozen=True)
 class Texts:
-    """A source of text alone. What a picture would show stands before the start token, as patches will.
+    """A source of text alone.
 
     One sample in ``CAPTIONS`` repeats a caption; the others answer a question whose right option was named.
     In words any of the four options may be the right one, so each question makes many.
@@ -50,11 +46,10 @@ class Texts:
         rng = numpy_rng(self.seed, "texts", index)
         if index % CAPTIONS == 0:
             caption = self.captions[int(rng.integers(len(self.captions)))]
-            return Sample(f"caption/{index}", NOTHING, caption, f" {caption}{START}")
+            return Sample(f"caption/{index}", NOTHING, caption, turns=(Turn(f" {caption}", caption),))
         question = self.questions[index % len(self.questions)]
-        places, answer = rng.permutation(len(LETTERS)), int(rng.integers(len(LETTERS)))
-        given = [options(question)[place] for place in places]
-        a, b, c, d = given
-        asked = replace(question, A=a, B=b, C=c, D=d, answer=LETTERS[answer])
-        words = f" {given[answer]}{START}{prompt(asked, self.template)}"
-        return Sample(f"question/{index}", NOTHING, asked.answer, words)
+        places, answer = rng.permutation(len(question.says)), int(rng.integers(len(question.says)))
+        given = tuple(question.options[place] for place in places)
+        asked = replace(question, options=given, answer=question.says[answer])
+        words = f" {given[answer]}\n{prompt(asked, self.template)}"
+        return Sample(f"question/{index}", NOTHING, asked.answer, turns=(Turn(words, asked.answer),))

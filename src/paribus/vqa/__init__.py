@@ -1,1 +1,1 @@
-"""Visual question answering: four-option questions, where they come from, and how answers are scored."""
+"""Visual question answering: questions with closed sets of answers, where they come from, how they score."""

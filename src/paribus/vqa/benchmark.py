@@ -1,59 +1,83 @@
-"""Four-option questions in VMCBench's record format, and the protocol that every benchmark keeps.
+"""Questions with a closed set of answers, and the protocol that every benchmark keeps.
 
-A record is (index, question, A, B, C, D, answer, category, image), as in VMCBench (arXiv 2501.03225). There
+The record is VMCBench's (arXiv 2501.03225): index, question, options A to D, answer, category, image. There
 ``category`` names the source data set, and a map groups sources into General, Reasoning, OCR and Doc & Chart;
-here a question carries both, ``source`` and ``category``.
+here a question carries both, ``source`` and ``category``. Other benchmarks have other numbers of options, are
+answered by yes or no, or count pairs that must both be right (``group``).
 """
 
-import pkgutil
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol, cast, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
 
 from paribus.errors import UserError
+from paribus.types import IMAGE, Sample, Turn
 
-LETTERS = "ABCD"
+LETTERS = "ABCDEFGHIJ"
 CATEGORIES = ("General", "Reasoning", "OCR", "Doc & Chart")
 
-_SHORT = "{question}\nA. {A}\nB. {B}\nC. {C}\nD. {D}"
-PROMPTS = {
-    # VLMEvalKit's LLaVA wrapper, word for word; its generic prompt has "Question:" and "Options:" besides.
-    "vmcbench": f"{_SHORT}\nAnswer with the option's letter from the given choices directly.",
-    "short": _SHORT,
+_LETTER = "Answer with the option's letter from the given choices directly."
+PROMPTS: dict[str, str] = {
+    # VLMEvalKit's LLaVA wrapper, word for word (vlmeval/vlm/llava/llava.py).
+    "vmcbench": f"{{question}}\n{{options}}\n{_LETTER}",
+    # VLMEvalKit's generic one for this benchmark, and lmms-eval's: the same but for a space at the end.
+    "vlmevalkit": f"Question: {{question}}\nOptions:\n{{options}}\n{_LETTER} \n",
+    "lmms-eval": f"Question: {{question}}\nOptions:\n{{options}}\n{_LETTER}\n",
+    "short": "{question}\n{options}",
 }
 """Pinned prompt templates: two harnesses word the same question in two ways, so the wording is a setting."""
+
+YES_NO = "{question}\nAnswer the question using a single word or phrase."
+"""How LLaVA-1.5 asks what is answered by yes or no (its POPE questions)."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """One question on one image, with four options of which one is right."""
+    """One question on one image, with options of which one is right.
+
+    ``answer`` is one of ``says``, or empty where the benchmark does not publish it. Questions of one
+    ``group`` may have to be right together. Where options are not ``lettered`` they are said themselves.
+    """
 
     index: int
     question: str
-    A: str
-    B: str
-    C: str
-    D: str
+    options: tuple[str, ...]
     answer: str
     category: str
     image: UInt8[np.ndarray, "H W 3"]
     source: str
     key: str
+    group: str = ""
+    lettered: bool = True
 
     def __post_init__(self) -> None:
-        if self.answer not in tuple(LETTERS):
+        if not 2 <= len(self.options) <= len(LETTERS):
             raise UserError(
-                f"Question {self.key} has the answer {self.answer!r}: give one of the letters A, B, C or D."
+                f"Question {self.key} has {len(self.options)} options: give from 2 to {len(LETTERS)}."
+            )
+        if self.answer and self.answer not in self.says:
+            *most, last = self.says
+            raise UserError(
+                f"Question {self.key} has the answer {self.answer!r}: "
+                f"give one of {', '.join(most)} or {last}."
             )
 
+    @property
+    def says(self) -> tuple[str, ...]:
+        """What an answer says, option by option: its letter, or the option itself."""
+        return tuple(LETTERS[: len(self.options)]) if self.lettered else self.options
 
-def options(question: Question) -> tuple[str, str, str, str]:
-    """The four option texts, A to D."""
-    return question.A, question.B, question.C, question.D
+
+def check_template(name: str) -> None:
+    """See that a prompt template is known.
+
+    Raises:
+        UserError: it is not.
+    """
+    if name not in PROMPTS:
+        raise UserError(f"No prompt template is called {name!r}: choose one of {', '.join(PROMPTS)}.")
 
 
 def prompt(question: Question, template: str = "vmcbench") -> str:
@@ -61,20 +85,23 @@ def prompt(question: Question, template: str = "vmcbench") -> str:
 
     Args:
         question: the question.
-        template: a name in ``PROMPTS``.
+        template: a name in ``PROMPTS``; it does not matter where options are not lettered.
 
     Raises:
         UserError: if there is no such template.
     """
-    if template not in PROMPTS:
-        raise UserError(f"No prompt template is called {template!r}: choose one of {', '.join(PROMPTS)}.")
-    a, b, c, d = options(question)
-    return PROMPTS[template].format(question=question.question, A=a, B=b, C=c, D=d)
+    check_template(template)
+    if not question.lettered:
+        return YES_NO.format(question=question.question)
+    listed = "\n".join(
+        f"{letter}. {text}" for letter, text in zip(question.says, question.options, strict=True)
+    )
+    return PROMPTS[template].format(question=question.question, options=listed)
 
 
 @runtime_checkable
 class Benchmark(Protocol):
-    """A set of four-option questions."""
+    """A set of questions."""
 
     def __len__(self) -> int: ...
 
@@ -82,36 +109,40 @@ class Benchmark(Protocol):
         """The question at a position; its ``index`` is that position."""
         ...
 
-    def prompt(self, index: int, /) -> str:
-        """That question as the benchmark's template words it."""
+    @property
+    def digest(self) -> str:
+        """SHA-256 over all that a question holds: equal digests mean equal questions."""
         ...
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A benchmark's questions as samples: a picture, the prompt and the answer (a ``types.Source``).
+
+    Args:
+        benchmark: where they come from.
+        template: a name in ``PROMPTS``.
+
+    Raises:
+        UserError: if there is no such template.
+    """
+
+    benchmark: Benchmark
+    template: str = "vmcbench"
+
+    def __post_init__(self) -> None:
+        check_template(self.template)
+
+    def __len__(self) -> int:
+        return len(self.benchmark)
+
+    def __getitem__(self, index: int, /) -> Sample:
+        question = self.benchmark.question(index)
+        factors = {"category": question.category, "source": question.source}
+        turn = Turn(f"{IMAGE}\n{prompt(question, self.template)}", question.answer)
+        return Sample(question.key, question.image, question.answer, factors, (turn,))
 
     @property
     def digest(self) -> str:
-        """SHA-256 over keys, pixels, texts and template: equal digests mean equal questions."""
-        ...
-
-
-BENCHMARKS = {
-    "glyphqa": "paribus.vqa.glyphqa:GlyphQA",
-}
-"""Name -> where the class is; it is called with (folder, split, prompts)."""
-
-
-def open_benchmark(name: str, folder: Path, split: str, prompts: str = "vmcbench") -> Benchmark:
-    """Open a benchmark by its registered name.
-
-    Args:
-        name: a name in ``BENCHMARKS``.
-        folder: where its files are.
-        split: which questions, e.g. ``"test"``.
-        prompts: the prompt template, a name in ``PROMPTS``.
-
-    Raises:
-        UserError: if there is no such benchmark, split or template, or its files are damaged.
-    """
-    if name not in BENCHMARKS:
-        raise UserError(f"No benchmark is called {name!r}: choose one of {', '.join(BENCHMARKS)}.")
-    # Imported on demand: the registry must not make every benchmark's libraries a cost of the protocol.
-    kind = cast(Callable[[Path, str, str], Benchmark], pkgutil.resolve_name(BENCHMARKS[name]))
-    return kind(folder, split, prompts)
+        """SHA-256 of the benchmark, and the template itself."""
+        return f"{self.benchmark.digest} {PROMPTS[self.template]}"

@@ -4,35 +4,28 @@ The record format, the four categories and the prompt are VMCBench's (arXiv 2501
 made (``questions.py``), so that training and test share no drawing, no font and no row of a table.
 """
 
-import hashlib
-import json
 import multiprocessing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field
 from tqdm import tqdm
 
 from paribus.data.art import Art
-from paribus.data.draw import decode, encode
 from paribus.data.glyphs import Glyphs, read_meta
 from paribus.errors import UserError
-from paribus.files import sha256, whole_folder, write_json
 from paribus.progress import progress
 from paribus.rng import numpy_rng
-from paribus.types import Config, Sample
+from paribus.types import Config
 from paribus.vqa import charts
-from paribus.vqa.benchmark import LETTERS, PROMPTS, Question
-from paribus.vqa.benchmark import prompt as word_prompt
+from paribus.vqa.benchmark import LETTERS, Question
 from paribus.vqa.questions import MAKERS, Pool, Split, Thing, source_of
+from paribus.vqa.store import Record, Stored, record, write_records
 
 SPLITS: tuple[Split, ...] = ("train", "test")
-_FILES = ("images.bin", "table.parquet")
 _CHUNK = 100
 _WORTH = 10_000
 """Questions that make up for starting a process (imports, pools: about five seconds)."""
@@ -46,13 +39,6 @@ class GlyphQAConfig(Config):
     train: int = Field(8000, ge=40, multiple_of=4, description="questions for training, equal by category")
     test: int = Field(1600, ge=40, multiple_of=4, description="questions for testing, equal by category")
     seed: int = 0
-
-
-class Record(NamedTuple):
-    """A question as it is stored: the record and its picture as PNG."""
-
-    row: dict[str, str | int]
-    blob: bytes
 
 
 def pool_of(config: GlyphQAConfig, corpus_folder: Path, art_folder: Path, split: Split) -> Pool:
@@ -107,10 +93,10 @@ def make(config: GlyphQAConfig, pool: Pool, split: Split, index: int) -> Questio
             f"The corpus is too small for a {split} question of source {source!r} ({error}): build all of it."
         ) from error
     shuffle = numpy_rng(config.seed, "glyphqa options", split, index).permutation(4)
-    a, b, c, d = (draft.options[int(i)] for i in shuffle)
+    given = tuple(draft.options[int(i)] for i in shuffle)
     answer = LETTERS[int(np.flatnonzero(shuffle == draft.answer)[0])]
     key = f"glyphqa-{split}-{index:06d}"
-    return Question(index, draft.text, a, b, c, d, answer, category, draft.image, source, key)
+    return Question(index, draft.text, given, answer, category, draft.image, source, key)
 
 
 _POOLS: dict[str, Pool] = {}
@@ -122,14 +108,7 @@ def _open_pools(config: GlyphQAConfig, corpus_folder: Path, art_folder: Path) ->
 
 
 def _make_chunk(config: GlyphQAConfig, split: Split, start: int, stop: int) -> list[Record]:
-    return [_record(make(config, _POOLS[split], split, index), split) for index in range(start, stop)]
-
-
-def _record(question: Question, split: Split) -> Record:
-    names = ("index", "question", *LETTERS, "answer", "category", "source", "key")
-    return Record(
-        {**{name: getattr(question, name) for name in names}, "split": split}, encode(question.image)
-    )
+    return [record(make(config, _POOLS[split], split, index), split) for index in range(start, stop)]
 
 
 def _chunks(config: GlyphQAConfig) -> list[tuple[Split, int, int]]:
@@ -191,95 +170,26 @@ def build(
         UserError: if the corpus or the art is missing, damaged or too small, ``out_folder`` holds something
             else, or the disk is full.
     """
-    if out_folder.exists() and any(out_folder.iterdir()) and not (out_folder / "meta.json").exists():
-        raise UserError(f"The folder {out_folder} holds other files: choose an empty or new folder.")
-    with whole_folder(out_folder) as folder:
-        rows: list[dict[str, str | int]] = []
-        with (folder / "images.bin").open("wb") as images:
-            for row, blob in _make_all(config, corpus_folder, art_folder, workers):
-                rows.append({**row, "offset": images.tell(), "length": len(blob)})
-                images.write(blob)
-        pq.write_table(pa.Table.from_pylist(rows), folder / "table.parquet")
-        meta = {
-            "config": config.model_dump(),
-            "corpus": read_meta(corpus_folder).digest,
-            "counts": {split: sum(row["split"] == split for row in rows) for split in SPLITS},
-            "sha256": {name: sha256(folder / name) for name in _FILES},
-        }
-        write_json(folder / "meta.json", meta)
+    about = {"config": config.model_dump(), "corpus": read_meta(corpus_folder).digest}
+    write_records(_make_all(config, corpus_folder, art_folder, workers), out_folder, about)
 
 
-class GlyphQA:
-    """One split's questions, as a ``Benchmark`` and as a ``types.Source`` to train on.
+class GlyphQA(Stored):
+    """One split's questions.
 
     Args:
         folder: where ``build`` wrote them.
         split: ``"train"`` or ``"test"``.
-        prompts: the prompt template, a name in ``PROMPTS``.
 
     Raises:
-        UserError: if the split or the template is unknown, or a file is missing or damaged.
+        UserError: if the split is unknown, or a file is missing or damaged.
     """
 
-    def __init__(self, folder: Path, split: str, prompts: str = "vmcbench") -> None:
+    def __init__(self, folder: Path, split: str) -> None:
         if split not in SPLITS:
             raise UserError(f"GlyphQA has no split {split!r}: choose one of {', '.join(SPLITS)}.")
-        if prompts not in PROMPTS:
-            raise UserError(f"No prompt template is called {prompts!r}: choose one of {', '.join(PROMPTS)}.")
-        self.folder, self.split, self.prompts = folder, split, prompts
-        self.meta = _verified_meta(folder)
-        table = pq.read_table(folder / "table.parquet", filters=[("split", "=", split)])
-        self._rows: Sequence[dict[str, Any]] = table.to_pylist()
-        self._images = np.memmap(folder / "images.bin", np.uint8, mode="r")
+        super().__init__(folder, split)
 
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def question(self, index: int) -> Question:
-        """The question at a position."""
-        row = self._rows[index]
-        blob = self._images[row["offset"] : row["offset"] + row["length"]]
-        names = ("index", "question", *LETTERS, "answer", "category", "source", "key")
-        return Question(**{name: row[name] for name in names}, image=decode(np.asarray(blob)))
-
-    def prompt(self, index: int) -> str:
-        """The question at a position, as the template words it."""
-        return word_prompt(self.question(index), self.prompts)
-
-    def __getitem__(self, index: int) -> Sample:
-        """The question as a training sample: the prompt, and the answer's letter."""
-        question = self.question(index)
-        factors = {"category": question.category, "source": question.source}
-        prompt = word_prompt(question, self.prompts)
-        return Sample(question.key, question.image, question.answer, prompt, factors)
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 over the files' digests, the split and the template: equal digests mean equal samples."""
-        parts = [*(self.meta["sha256"][name] for name in _FILES), self.split, PROMPTS[self.prompts]]
-        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
-
-
-def _verified_meta(folder: Path) -> dict[str, Any]:
-    """``meta.json`` of a folder whose files are what it says.
-
-    Raises:
-        UserError: if anything is missing or differs.
-    """
-    again = f"delete {folder.parent} and run the study again, which makes the questions anew"
-    try:
-        meta: dict[str, Any] = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        wanted = {name: meta["sha256"][name] for name in _FILES}
-        meta["config"], meta["counts"]
-    except FileNotFoundError as error:
-        raise UserError(f"There are no questions in {folder} (no meta.json): {again}.") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"The file {folder / 'meta.json'} is damaged: {again}.") from error
-    for name, digest in wanted.items():
-        if not (folder / name).is_file():
-            raise UserError(f"The file {folder / name} is missing: {again}.")
-        if sha256(folder / name) != digest:
-            raise UserError(
-                f"The file {folder / name} is damaged (its SHA-256 is not the one in meta.json): {again}."
-            )
-    return meta
+    def again(self) -> str:
+        """What to do about damage: the folder above is the stage's, which a study makes anew."""
+        return f"delete {self.folder.parent} and run the study again, which makes the questions anew"

@@ -1,0 +1,199 @@
+"""The command line's part for models that see: ``paribus vlm export`` and ``paribus chat``."""
+
+import sys
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from paribus.errors import UserError
+
+if TYPE_CHECKING:  # these need torch, and `paribus --help` must not wait for it
+    import numpy as np
+    from jaxtyping import UInt8
+
+    from paribus.study.downstream import Instruct
+    from paribus.types import Batch, Runtime
+    from paribus.vlm.model import VisionLanguage
+
+app = typer.Typer(help="Publish models that see.", no_args_is_help=True)
+
+
+class Format(StrEnum):
+    """What can be written."""
+
+    LLAVA = "llava"
+
+
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="the study file of a finished run")]
+Arm = Annotated[str, typer.Argument(metavar="ARM", help="whose eyes: an arm of the study, or a baseline")]
+Seed = Annotated[int | None, typer.Option("--seed", help="one of the study's; the first, if not said")]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="a change that the run was made with")
+]
+Cache = Annotated[Path, typer.Option("--cache", help="where art, stages and checkpoints lie")]
+CACHE = Path("cache")
+
+
+@app.command()
+def export(
+    study: StudyFile,
+    arm: Arm,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="the folder to write")],
+    form: Annotated[Format, typer.Option("--format", help="whose model it becomes")] = Format.LLAVA,
+    seed: Seed = None,
+    change: Changes = None,
+    cache: Cache = CACHE,
+) -> None:
+    """Write a finished arm's model as transformers' LLaVA, which needs nothing of Paribus."""
+    from paribus.encoders.weights import find
+    from paribus.study.downstream import WEIGHTS
+    from paribus.vlm.export import export_llava
+    from paribus.vlm.language import PretrainedLanguageConfig
+
+    if out.exists():
+        raise UserError(f"{out} is there already: choose another folder with --out, or remove it.")
+    stage, runtime = _finished(study, arm, seed, change, cache)
+    mind = stage.mind().config
+    folder = None
+    if isinstance(mind, PretrainedLanguageConfig):
+        folder = find(mind.weights, runtime.cache / WEIGHTS)
+    export_llava(stage.open(runtime), folder, out, stage.lesson.fit)
+    print(f"{form.value}: {out}")
+
+
+def chat(
+    study: StudyFile,
+    arm: Arm,
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="the file of a picture")],
+    question: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[QUESTION]...", help="asked one by one; none: you type"),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="the most tokens of an answer")] = 32,
+    seed: Seed = None,
+    change: Changes = None,
+    cache: Cache = CACHE,
+) -> None:
+    """Ask a finished arm's model about a picture; it remembers nothing from question to question."""
+    import torch
+
+    stage, runtime = _finished(study, arm, seed, change, cache)
+    picture = _picture(image)
+    model = stage.open(runtime).to(runtime.torch_device).eval()
+    with torch.inference_mode():
+        for each in question or _typed():
+            try:
+                print(_answer(model, stage, picture, each, limit), flush=True)
+            except UserError as error:
+                if question:
+                    raise
+                print(error, file=sys.stderr)  # whoever types may ask otherwise
+
+
+def _finished(
+    path: Path, arm: str, seed: int | None, changes: list[str] | None, cache: Path
+) -> tuple["Instruct", "Runtime"]:
+    """The stage that left an arm's model.
+
+    Raises:
+        UserError: the study has no such arm, seed or model, or it is not done.
+    """
+    from paribus.study.study import load_study
+    from paribus.types import Runtime
+
+    study = load_study(path, tuple(changes or ()))
+    seed = study.seeds[0] if seed is None else seed
+    if seed not in study.seeds:
+        raise UserError(
+            f"--seed {seed}: {path} has no such seed; there are {', '.join(map(str, study.seeds))}."
+        )
+    models = {
+        branch.name: branch.answers[0].vlm
+        for branch in study.branches()
+        if branch.seed == seed and branch.answers
+    }
+    if not models:
+        raise UserError(f"{path} gives no encoder to a language model: add vqa to measure, and run it.")
+    if arm not in models:
+        raise UserError(f"{path} has no model of an arm {arm!r}; there are {', '.join(models)}.")
+    runtime = Runtime(cache=cache)
+    if models[arm].cached(runtime) is None:
+        raise UserError(
+            f"The model of {arm} is not done in {cache}: run `paribus run {path}` first, with the same --set "
+            "and --cache."
+        )
+    return models[arm], runtime
+
+
+def _picture(path: Path) -> "UInt8[np.ndarray, 'H W 3']":
+    """A picture file's pixels.
+
+    Raises:
+        UserError: it is not there, or no picture.
+    """
+    from paribus.data.conversations import decode_picture
+
+    try:
+        return decode_picture(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): give the file of a picture.") from error
+    except ValueError as error:
+        raise UserError(f"{path} cannot be shown to the model: {error}; give another picture.") from error
+
+
+def _typed() -> Iterator[str]:
+    """Questions from the terminal, until it ends; empty ones are passed over."""
+    while True:
+        try:
+            line = input("> ").strip()
+        except EOFError:
+            print(file=sys.stderr)
+            return
+        if line:
+            yield line
+
+
+def _answer(
+    model: "VisionLanguage",
+    stage: "Instruct",
+    picture: "UInt8[np.ndarray, 'H W 3']",
+    question: str,
+    limit: int,
+) -> str:
+    """What the model writes.
+
+    Raises:
+        UserError: the question leaves no room in the model's context.
+    """
+    from paribus.vlm.answering import write
+
+    batch = _asked(model, stage, picture, question)
+    (spoken,) = model.chat.speak(batch.turns, cue=True)
+    if len(spoken.ids) >= model.chat.context:
+        raise UserError(
+            f"With its picture the question is longer than the {model.chat.context} tokens that this model "
+            "reads: ask in fewer words."
+        )
+    return write(model, batch, limit)[0]
+
+
+def _asked(
+    model: "VisionLanguage", stage: "Instruct", picture: "UInt8[np.ndarray, 'H W 3']", question: str
+) -> "Batch":
+    """One question about one picture, prepared as for the lesson."""
+    import numpy as np
+
+    from paribus.encoders.published import evaluate
+    from paribus.encoders.text import clean
+    from paribus.types import IMAGE, Batch, Turn
+
+    device = model.language.device
+    views = {
+        f"eye{place}": evaluate(eye.encoder, [picture], stage.lesson.fit).to(device)
+        for place, eye in enumerate(stage.looks())
+    }
+    turns = (Turn(f"{IMAGE}\n{clean(question)}", ""),)
+    return Batch(np.zeros(1, dtype=np.uint64), views, [""], [turns])

@@ -1,0 +1,190 @@
+"""The stages that make conversations ready: what a language model with eyes is taught from, and asked."""
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from paribus.data.conversations import Conversations, ConversationsConfig, build_mix, read_meta
+from paribus.study.corpora import AnyCorpus, Corpus, fetched_art
+from paribus.study.stage import Stage
+from paribus.types import Config, Runtime, Source
+from paribus.vqa import glyphqa, store
+from paribus.vqa.benchmark import Asked, Benchmark
+from paribus.vqa.questions import Split
+from paribus.vqa.registry import AnyBenchmark
+
+
+class QuestionsRecord(Config):
+    """What was made."""
+
+    train: int
+    test: int
+    digest: str
+
+
+class Questions(Stage[QuestionsRecord]):
+    """The built-in benchmark's questions and pictures."""
+
+    name: ClassVar[str] = "questions"
+    kind: Literal["glyphqa"] = "glyphqa"
+    version: int = 2
+    corpus: Corpus
+    config: glyphqa.GlyphQAConfig
+
+    def compute(self, folder: Path, runtime: Runtime) -> QuestionsRecord:
+        """Make them all."""
+        corpus = self.corpus.folder(runtime) / "glyphs"
+        glyphqa.build(self.config, corpus, fetched_art(runtime), folder / "glyphqa", runtime.workers)
+        test = self.open(runtime, "test")
+        return QuestionsRecord(train=len(self.open(runtime, "train")), test=len(test), digest=test.digest)
+
+    def open(self, runtime: Runtime, split: Split) -> glyphqa.GlyphQA:
+        """One split."""
+        return glyphqa.GlyphQA(self.folder(runtime) / "glyphqa", split)
+
+    def test(self, runtime: Runtime) -> Benchmark:
+        """What is asked."""
+        return self.open(runtime, "test")
+
+    @property
+    def title(self) -> str:
+        """The benchmark's name."""
+        return self.kind
+
+    @property
+    def asked(self) -> int:
+        """About how many questions."""
+        return self.config.test
+
+
+class PublishedRecord(Config):
+    """What was read."""
+
+    questions: int
+    digest: str
+
+
+class Published(Stage[PublishedRecord]):
+    """A benchmark read from its publisher's files, and kept as questions."""
+
+    name: ClassVar[str] = "benchmark"
+    kind: Literal["published"] = "published"
+    version: int = 1
+    config: AnyBenchmark
+
+    def compute(self, folder: Path, runtime: Runtime) -> PublishedRecord:
+        """Read and keep them all."""
+        store.write(self.config.read(), folder / "questions", {"config": self.config.model_dump(mode="json")})
+        kept = self.test(runtime)
+        return PublishedRecord(questions=len(kept), digest=kept.digest)
+
+    def test(self, runtime: Runtime) -> Benchmark:
+        """What is asked."""
+        return store.Stored(self.folder(runtime) / "questions")
+
+    def label(self) -> str:
+        """Names the benchmark."""
+        return f"{self.name}-{self.title}"
+
+    @property
+    def title(self) -> str:
+        """The benchmark's name."""
+        return str(getattr(self.config, "name", self.config.kind))
+
+    @property
+    def asked(self) -> int:
+        """About how many questions; where nothing is known, VMCBench's."""
+        return 9018
+
+
+AnyQuestions = Annotated[Questions | Published, Field(discriminator="kind")]
+
+
+class TalkRecord(Config):
+    """What there is to learn from."""
+
+    samples: int
+    digest: str
+
+
+class Captions(Stage[TalkRecord]):
+    """A corpus' pictures and captions, as conversations."""
+
+    name: ClassVar[str] = "captions"
+    kind: Literal["captions"] = "captions"
+    version: int = 1
+    corpus: AnyCorpus
+    captions: str
+
+    def compute(self, folder: Path, runtime: Runtime) -> TalkRecord:
+        """Nothing to make."""
+        del folder
+        source = self.open(runtime)
+        return TalkRecord(samples=len(source), digest=source.digest)
+
+    def open(self, runtime: Runtime) -> Source:
+        """The corpus: a caption is a conversation."""
+        return self.corpus.open(runtime, captions=self.captions)
+
+    def expected(self) -> int:
+        """About how many pictures."""
+        return self.corpus.expected()
+
+
+class Asking(Stage[TalkRecord]):
+    """The training half of the built-in questions."""
+
+    name: ClassVar[str] = "asking"
+    kind: Literal["asking"] = "asking"
+    version: int = 1
+    questions: Questions
+    template: str
+
+    def compute(self, folder: Path, runtime: Runtime) -> TalkRecord:
+        """Nothing to make."""
+        del folder
+        source = self.open(runtime)
+        return TalkRecord(samples=len(source), digest=hashlib.sha256(source.digest.encode()).hexdigest())
+
+    def open(self, runtime: Runtime) -> Source:
+        """Questions and their answers."""
+        return Asked(self.questions.open(runtime, "train"), self.template)
+
+    def expected(self) -> int:
+        """About how many pictures."""
+        return self.questions.config.train
+
+
+class MixRecord(TalkRecord):
+    """What could be read, and what was lost."""
+
+    pictured: int
+    lost: dict[str, dict[str, int]] = Field(description="source -> fault -> records")
+
+
+class Mix(Stage[MixRecord]):
+    """Conversations in LLaVA's published layout."""
+
+    name: ClassVar[str] = "mix"
+    kind: Literal["mix"] = "mix"
+    version: int = 1
+    config: ConversationsConfig
+
+    def compute(self, folder: Path, runtime: Runtime) -> MixRecord:
+        """Read, check and index every record; the pictures stay where they are."""
+        build_mix(self.config, folder / "mix", runtime.workers)
+        meta = read_meta(folder / "mix")
+        return MixRecord(samples=meta.samples, digest=meta.digest, pictured=meta.pictured, lost=meta.losses)
+
+    def open(self, runtime: Runtime) -> Source:
+        """The conversations."""
+        return Conversations(self.folder(runtime) / "mix")
+
+    def expected(self) -> int:
+        """The declared number of records."""
+        return self.config.samples or 0
+
+
+AnyTalks = Annotated[Captions | Asking | Mix, Field(discriminator="kind")]

@@ -1,0 +1,410 @@
+"""Rows of other people's benchmark files: parquet, TSV, CSV and JSON, wherever they lie, read one by one.
+
+A row knows its file and its number, from 1, so that what is wrong with a cell can be said in one sentence.
+"""
+
+import base64
+import binascii
+import csv
+import fnmatch
+import json
+import math
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import UInt8
+from pydantic import Field
+
+from paribus.data.shards import decode_image
+from paribus.errors import UserError
+from paribus.types import Config
+from paribus.vqa.benchmark import LETTERS, Question
+
+Picture = UInt8[np.ndarray, "H W 3"]
+Columns = Sequence[str] | None
+"""Which columns are wanted; None for all of them."""
+
+LONGEST_NAME = 64
+"""Characters: a picture's cell that is no longer names another row (VLMEvalKit, ``ImageBaseDataset``)."""
+
+_DATASET = re.compile(r"([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?")
+_DATA_URI = re.compile(r"data:[\w/+.-]+;base64,")
+_AGAIN = "get the file again, or mend it"
+
+
+class Reader(Config, ABC):
+    """A benchmark that others publish: where its files are, and how they become questions."""
+
+    kind: str = ""
+    """The name in the registry; every reader narrows it to its own."""
+
+    path: str = Field(
+        min_length=1,
+        description="a file, a folder, or a data set of the hub: OWNER/NAME or OWNER/NAME@REVISION",
+    )
+
+    @abstractmethod
+    def read(self) -> Iterator[Question]:
+        """The questions, one by one, with their positions from 0.
+
+        Raises:
+            UserError: a file is missing or cannot be read, or a row is not as published.
+        """
+
+
+# Where the files are.
+
+
+def home(path: str, wanted: Sequence[str]) -> Path:
+    """The file or folder that a path names; a data set's wanted files are fetched from the hub.
+
+    Args:
+        path: a local file or folder, else ``OWNER/NAME`` or ``OWNER/NAME@REVISION``.
+        wanted: patterns of the files to fetch.
+
+    Raises:
+        UserError: there is no such file, or the hub cannot be reached or does not have it.
+    """
+    local = Path(path).expanduser()
+    if local.exists():
+        return local
+    named = _DATASET.fullmatch(path)
+    if named is None:
+        raise UserError(f"There is no {path}: set path to a file, a folder, or a data set as OWNER/NAME.")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(
+                named[1],
+                repo_type="dataset",
+                revision=named[2],
+                allow_patterns=list(wanted),
+                library_name="paribus",
+            )
+        )
+    except Exception as error:  # of whichever HTTP client huggingface_hub has
+        said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(
+            f"There is no file or folder {path}, and no data set of that name can be fetched from the hub "
+            f"({said.rstrip('.')}): set path to a folder that holds its files."
+        ) from error
+
+
+def matching(place: Path, *patterns: str) -> list[Path]:
+    """The files below a folder that match the first pattern that any matches, by name; a file is itself.
+
+    Raises:
+        UserError: there is none.
+    """
+    if place.is_file():
+        return [place]
+    files = {file.relative_to(place).as_posix(): file for file in place.rglob("*") if file.is_file()}
+    for pattern in patterns:
+        # As the hub's own patterns: a star also stands for slashes.
+        found = sorted(name for name in files if fnmatch.fnmatchcase(name, pattern))
+        if found:
+            return [files[name] for name in found]
+    raise UserError(f"The folder {place} has no {' or '.join(patterns)}: set path to the benchmark's files.")
+
+
+# What is in a file.
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a file, numbered from 1."""
+
+    file: Path
+    number: int
+    cells: Mapping[str, Any]
+
+    def fault(self, column: str, what: str, remedy: str = _AGAIN) -> UserError:
+        """What is wrong with a cell, as an error to raise."""
+        return UserError(f"{self.file}, row {self.number}, column {column!r}: {what}; {remedy}.")
+
+    def which(self, *columns: str) -> str:
+        """Of several names of one column, the first that this row has; the first of all if it has none."""
+        return next((column for column in columns if column in self.cells), columns[0])
+
+    def cell(self, column: str) -> Any:
+        """A cell as it is in the file; None if it is empty.
+
+        Raises:
+            UserError: there is no such column.
+        """
+        if column not in self.cells:
+            known = ", ".join(str(name) for name in self.cells)
+            raise UserError(
+                f"{self.file}, row {self.number}: it has no column {column!r}, only {known}; {_AGAIN}."
+            )
+        value = self.cells[column]
+        empty = value is None or (isinstance(value, float) and math.isnan(value)) or value in ("", b"")
+        return None if empty else value
+
+    def text(self, column: str) -> str:
+        """A cell's text.
+
+        Raises:
+            UserError: it is empty, or no text.
+        """
+        value = self.cell(column)
+        if value is None or (isinstance(value, str) and not value.strip()):
+            raise self.fault(column, "it is empty")
+        if not isinstance(value, str | int | float):
+            raise self.fault(column, "it is no text")
+        return str(value)
+
+    def text_or(self, column: str, default: str) -> str:
+        """A cell's text, or a default where there is no such column or nothing in it."""
+        given = column in self.cells and self.cell(column) is not None
+        return self.text(column) if given else default
+
+    def whole(self, column: str) -> int:
+        """A cell's whole number.
+
+        Raises:
+            UserError: it is none.
+        """
+        text = self.text(column).strip()
+        if not re.fullmatch(r"-?\d+", text):
+            raise self.fault(column, f"{text!r} is no whole number")
+        return int(text)
+
+    def one_of(self, column: str, known: Sequence[str]) -> str:
+        """A cell's text, which is one of a few.
+
+        Raises:
+            UserError: it is not.
+        """
+        text = self.text(column)
+        if text not in known:
+            raise self.fault(column, f"{text!r} is not one of {', '.join(known)}")
+        return text
+
+    def yes_or_no(self, column: str) -> str:
+        """``Yes`` or ``No``, in whichever case the file has it.
+
+        Raises:
+            UserError: it is neither.
+        """
+        text = self.text(column).strip().capitalize()
+        if text not in ("Yes", "No"):
+            raise self.fault(column, f"{self.text(column)!r} is neither yes nor no")
+        return text
+
+
+def rows(file: Path, columns: Columns = None) -> Iterator[Row]:
+    """The rows of one file, told by its suffix.
+
+    Args:
+        file: ``.parquet``, ``.tsv``, ``.csv``, ``.jsonl`` or ``.json`` (lines, or one list).
+        columns: which ones; only parquet is faster for it.
+
+    Raises:
+        UserError: the file cannot be read, or has no rows.
+    """
+    read = _FORMATS.get(file.suffix.lower())
+    if read is None:
+        raise UserError(f"{file} is no file of rows: give one of {', '.join(_FORMATS)}.")
+    number = 0
+    for number, cells in enumerate(read(file, columns), start=1):
+        yield Row(file, number, cells)
+    if number == 0:
+        raise UserError(f"{file} has no rows: {_AGAIN}.")
+
+
+def all_rows(files: Sequence[Path], columns: Columns = None) -> Iterator[Row]:
+    """The rows of several files; see ``rows``."""
+    for file in files:
+        yield from rows(file, columns)
+
+
+def _parquet(file: Path, columns: Columns) -> Iterator[Mapping[str, Any]]:
+    # Few rows at a time: each has a picture of perhaps a megabyte.
+    try:
+        with pq.ParquetFile(file) as parquet:
+            for batch in parquet.iter_batches(batch_size=64, columns=columns):
+                yield from batch.to_pylist()
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is no parquet file, or a damaged one: get the file again.") from error
+
+
+def _separated(separator: str) -> Callable[[Path, Columns], Iterator[Mapping[str, Any]]]:
+    def read(file: Path, columns: Columns) -> Iterator[Mapping[str, Any]]:
+        # A picture in base64 is longer than the 128 KiB that csv allows a cell.
+        csv.field_size_limit(max(csv.field_size_limit(), 2**31 - 1))
+        try:
+            # Excel begins UTF-8 with a mark, which is no part of the first column's name.
+            with file.open(encoding="utf-8-sig", newline="") as handle:
+                for number, cells in enumerate(csv.DictReader(handle, delimiter=separator), start=1):
+                    if None in cells:
+                        raise UserError(f"{file}, row {number}: it has more cells than the header; {_AGAIN}.")
+                    yield cells
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise UserError(f"{file} cannot be read as a table in UTF-8 ({error}): {_AGAIN}.") from error
+
+    return read
+
+
+def _json(file: Path, columns: Columns) -> Iterator[Mapping[str, Any]]:
+    try:
+        with file.open(encoding="utf-8-sig") as handle:
+            begins = handle.read(1)
+            handle.seek(0)
+            items = json.load(handle) if begins == "[" else (line for line in handle if line.strip())
+            for number, item in enumerate(items, start=1):
+                yield _object(file, number, item)
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{file} cannot be read as JSON ({error}): {_AGAIN}.") from error
+
+
+def _object(file: Path, number: int, item: Any) -> Mapping[str, Any]:
+    """A record: a line to be parsed, or what a list holds."""
+    try:
+        cells = json.loads(item) if isinstance(item, str) else item
+    except json.JSONDecodeError as error:
+        raise UserError(f"{file}, row {number}: it is no JSON ({error}); {_AGAIN}.") from error
+    if not isinstance(cells, dict):
+        raise UserError(f"{file}, row {number}: it is no JSON object; {_AGAIN}.")
+    return cells
+
+
+_FORMATS: dict[str, Callable[[Path, Columns], Iterator[Mapping[str, Any]]]] = {
+    ".parquet": _parquet,
+    ".tsv": _separated("\t"),
+    ".csv": _separated(","),
+    ".jsonl": _json,
+    ".json": _json,
+}
+
+
+# What is in a cell.
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures out of cells: bytes, {bytes, path}, a path, base64, or the name of a row that has the picture.
+
+    Args:
+        folder: what paths are relative to.
+        lent: row's name -> the row that has its picture; see ``lenders``.
+    """
+
+    folder: Path
+    lent: Mapping[str, Row] = field(default_factory=dict)
+
+    def of(self, row: Row, column: str) -> Picture:
+        """A row's picture, as RGB.
+
+        Raises:
+            UserError: there is none, or it cannot be decoded.
+        """
+        value = row.cell(column)
+        if isinstance(value, dict):  # Hugging Face's image: the bytes or, of local files, where they are
+            value = value.get("bytes") or value.get("path")
+        if value is None:
+            raise row.fault(column, "there is no picture")
+        if isinstance(value, str):
+            return self._of_text(row, column, value)
+        if not isinstance(value, bytes):
+            raise row.fault(column, "it is no picture")
+        return _decoded(row, column, value)
+
+    def _of_text(self, row: Row, column: str, text: str) -> Picture:
+        if not _DATA_URI.match(text):
+            if is_name(text) and text in self.lent:
+                return self.of(self.lent[text], column)
+            if is_path(text) or is_name(text):
+                return self.at(row, column, text)
+        try:
+            blob = base64.b64decode(_DATA_URI.sub("", text, count=1), validate=True)
+        except binascii.Error as error:
+            raise row.fault(column, f"the picture's base64 is damaged ({error})") from error
+        return _decoded(row, column, blob)
+
+    def at(self, row: Row, column: str, path: str) -> Picture:
+        """A picture file that a row names.
+
+        Raises:
+            UserError: there is no such file, or it cannot be decoded.
+        """
+        try:
+            blob = (self.folder / path).read_bytes()
+        except OSError as error:
+            raise row.fault(
+                column, f"there is no picture {self.folder / path}", "look at where the pictures are"
+            ) from error
+        return _decoded(row, column, blob)
+
+
+def is_path(text: str) -> bool:
+    """Whether a picture's cell is a path: those have a suffix, and base64 has no dot."""
+    return "." in text
+
+
+def is_name(text: str) -> bool:
+    """Whether a picture's cell is too short for a picture, and so names another row."""
+    return len(text) <= LONGEST_NAME and not is_path(text)
+
+
+def _decoded(row: Row, column: str, blob: bytes) -> Picture:
+    try:
+        return decode_image(blob)
+    except ValueError as error:
+        raise row.fault(column, "the picture cannot be decoded") from error
+
+
+def lenders(files: Sequence[Path], index: str, image: str) -> dict[str, Row]:
+    """The rows whose pictures other rows of a TSV or CSV name, by the names: VLMEvalKit saves space so.
+
+    Raises:
+        UserError: a row names one that is not there, or that has no picture of its own.
+    """
+    tables = [file for file in files if file.suffix.lower() in (".tsv", ".csv")]
+    borrowers: dict[str, Row] = {}
+    for row in all_rows(tables):
+        if image in row.cells and index in row.cells and _borrows(row, image):
+            borrowers.setdefault(row.text(image), Row(row.file, row.number, {}))
+    if not borrowers:
+        return {}
+    found = {row.text(index): row for row in all_rows(tables) if row.text(index) in borrowers}
+    for name, borrower in borrowers.items():
+        if name not in found or _borrows(found[name], image):
+            raise borrower.fault(image, f"it names row {name!r}, which has no picture")
+    return found
+
+
+def _borrows(row: Row, image: str) -> bool:
+    value = row.cell(image)
+    return isinstance(value, str) and is_name(value)
+
+
+# What questions have in common.
+
+
+def letter(row: Row, column: str, count: int) -> str:
+    """An answer's letter, of so many options.
+
+    Raises:
+        UserError: it is not one of them.
+    """
+    return row.one_of(column, tuple(LETTERS[:count]))
+
+
+def check_count(found: int, published: int, name: str, path: str) -> None:
+    """See that all that was published is there.
+
+    Raises:
+        UserError: it is not.
+    """
+    if found != published:
+        less = "get the files again, or set partial: true for a part"
+        raise UserError(f"{name} has {published:,}, and {path} has {found:,}: {less}.")
