@@ -236,6 +236,9 @@ PUBLISHED = {
     "smollm2": 134_515_008,
     "vicuna-7b-v1.5": 6_738_415_616 - 32_000 * 4096,
     "qwen2-7b": 7_615_616_512 - 152_064 * 3584,
+    "qwen2-7b-instruct": 7_615_616_512 - 152_064 * 3584,
+    "llama-3-8b-instruct": 8_030_261_248 - 128_256 * 4096,
+    "smollm2-360m-instruct": 361_821_120,
 }
 """As their authors count them, less the pooler of an encoder and the untied head of a decoder."""
 

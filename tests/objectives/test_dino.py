@@ -297,7 +297,7 @@ def train_as_published(student, teacher, batches, recipe):
 
 def many(count, seed=0):
     ids = np.random.default_rng(0).integers(0, 2**64, count, dtype=np.uint64)
-    return Batch(ids, {}, [""] * count, [""] * count, seed)
+    return Batch(ids, {}, [""] * count, [()] * count, seed)
 
 
 def keep_of(objective, batch, name, views):

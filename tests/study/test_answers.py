@@ -255,7 +255,7 @@ def test_what_was_kept_is_what_the_encoder_sees(taught):
     assert (record.tokens, record.width) == (16, 16) and record.pictures == len(
         plain.align.talks.open(runtime)
     )
-    assert stage.disk() == 4.0 * record.pictures * record.tokens * record.width
+    assert stage.disk() == 4.0 * stage.talks.expected() * record.tokens * record.width
     model, loader = plain.align.prepare(runtime)
     batch = loader.make(1)
     positions = np.arange(16, 32)

@@ -115,7 +115,7 @@ def test_what_one_setting_of_the_real_study_moves():
             place = settings["control"]
             *parents, last = path.split("__")
             for parent in parents:
-                place = place[parent]
+                place = place.setdefault(parent, {})
             place[last] = value
         return {stage.address() for stage in walk(Study.model_validate(settings).stages())}
 
