@@ -47,6 +47,12 @@ Workers = Annotated[int, typer.Option(min=1, help="threads and processes that pr
 Chunk = Annotated[
     int | None, typer.Option(min=1, help="samples encoded at once; changes results by rounding")
 ]
+Recompute = Annotated[
+    bool, typer.Option("--recompute", help="make activations again in the backward pass: memory for time")
+]
+Shard = Annotated[
+    bool, typer.Option("--shard", help="spread a language model's weights over the processes of torchrun")
+]
 Cluster = Annotated[str | None, typer.Option(help="exca's cluster: local or slurm")]
 Corpus = Annotated[str, typer.Argument(help="the corpus; there is one: glyphs")]
 Size = Annotated[int, typer.Option(min=8, max=1024, help="side of the pictures in pixels")]
@@ -69,6 +75,8 @@ def run(
     device: Device = "auto",
     workers: Workers = 2,
     chunk: Chunk = None,
+    recompute: Recompute = False,
+    shard: Shard = False,
     cluster: Cluster = None,
 ) -> None:
     """Run a study to its report; what is done already is not done again."""
@@ -81,7 +89,16 @@ def run(
 
     loaded = load_study(study, tuple(change or ()))
     settle(device)
-    runtime = _runtime(runs=runs, cache=cache, device=device, workers=workers, chunk=chunk, cluster=cluster)
+    runtime = _runtime(
+        runs=runs,
+        cache=cache,
+        device=device,
+        workers=workers,
+        chunk=chunk,
+        recompute=recompute,
+        shard=shard,
+        cluster=cluster,
+    )
     need_space(cache, 600)
     if not execute(loaded, runtime, say):
         return  # one of several processes, and another one writes the report
@@ -95,15 +112,27 @@ def run(
 
 
 @app.command()
-def plan(study: StudyFile, change: Changes = None, cache: Cache = CACHE, device: Device = "auto") -> None:
+def plan(
+    study: StudyFile,
+    change: Changes = None,
+    cache: Cache = CACHE,
+    device: Device = "auto",
+    chunk: Chunk = None,
+    recompute: Recompute = False,
+    shard: Shard = False,
+    processes: Annotated[int, typer.Option(min=1, help="that will train together, one on each GPU")] = 1,
+) -> None:
     """Print the stage graph, what is cached, and what each arm and the rest will cost; reads no data."""
-    from paribus.study.plan import arm_costs, spell
+    from paribus.study.plan import arm_costs, measured_rate, needed, settled, spell
     from paribus.study.plan import plan as planned
     from paribus.study.study import load_study
 
     loaded = load_study(study, tuple(change or ()))
-    runtime = _runtime(cache=cache, device=device)
-    print(spell(arm_costs(loaded), list(planned(loaded, runtime)), cache))
+    runtime = _runtime(cache=cache, device=device, chunk=chunk, recompute=recompute, shard=shard)
+    ends, choices = settled(loaded, runtime)
+    stages = list(planned(ends, runtime, measured_rate(loaded, runtime)))
+    needs = needed(ends, runtime, processes)
+    print(spell(arm_costs(loaded), stages, choices, needs, runtime, processes))
 
 
 @app.command()

@@ -150,6 +150,7 @@ class Results(Config):
     seeds: list[int]
     arms: dict[str, str] = Field(description="arm -> because")
     baselines: list[str]
+    models: dict[str, str] = Field({}, description="published encoder or further model that sees -> because")
     data: dict[str, str] = Field(description="what the data is: source, counts, digest")
     ledger: list[LedgerRow]
     costs: list[Cost]

@@ -42,7 +42,8 @@ def test_every_number_is_finite_and_inside_its_interval(run):
         assert all(map(math.isfinite, (row.value, row.low, row.high)))
         assert row.low <= row.value + 1e-9 and row.value <= row.high + 1e-9 and row.n >= 1
     assert {row.arm for row in found.measures} == {*found.arms, *found.baselines}
-    assert {(row.arm, row.other) for row in found.differences} == {("clip", "dino")}
+    blind = {(name, f"{name} without its picture") for name in ("clip", "dino", "untrained")}
+    assert {(row.arm, row.other) for row in found.differences} == {("clip", "dino")} | blind
 
 
 def test_no_number_is_given_twice(run):
@@ -101,6 +102,10 @@ def test_answers_are_those_of_the_logits_on_disk(run):
 def test_a_difference_is_the_difference_of_its_two_measures(run):
     _, _, found = run
     values = {(m.section, m.task, m.metric, m.arm): m.value for m in found.measures}
+    for section, task, metric, arm in list(values):
+        if metric.endswith(", no image"):
+            same = section, task, metric.removesuffix(", no image"), f"{arm} without its picture"
+            values[same] = values[section, task, metric, arm]
     for row in found.differences:
         one, other = (values[row.section, row.task, row.metric, arm] for arm in (row.arm, row.other))
         assert row.value == pytest.approx(one - other, abs=1e-6), row
@@ -232,7 +237,8 @@ def test_one_arm_alone_makes_no_claim(finished, tmp_path):
     study = load_study(finished / "tiny.yaml")
     alone = study.model_copy(update={"arms": {"clip": study.arms["clip"]}, "baselines": ()})
     found = collect(alone, "alone", Runtime(cache=finished / "cache"))
-    assert found.measures and found.differences == found.claims == found.gallery == []
+    assert found.measures and found.claims == found.gallery == []
+    assert {(row.arm, row.other) for row in found.differences} == {("clip", "clip without its picture")}
     write_results(found, tmp_path)
 
 

@@ -11,7 +11,16 @@ from paribus.errors import UserError
 from paribus.study.answers import Answer
 from paribus.study.corpora import Corpus
 from paribus.study.evaluate import Compare, Embedding, Extract
-from paribus.study.plan import ASSUMED_RATE, arm_costs, disk_bytes, measured_rate, plan, spell
+from paribus.study.plan import (
+    ASSUMED_RATE,
+    arm_costs,
+    disk_bytes,
+    measured_rate,
+    needed,
+    plan,
+    settled,
+    spell,
+)
 from paribus.study.probing import Probe
 from paribus.study.run import execute, need_space
 from paribus.study.stage import walk
@@ -187,7 +196,7 @@ def refusal(path, *changes):
         ("control.vlm.eyes.merge=stack", "control.vlm.eyes.merge: input should be 'channel' or 'interleave'"),
         (
             "control.vlm.questions=null",
-            "arms.clip: control.vlm.questions: nothing is made, but .* remove the null, or take a published",
+            "tiny.yaml: control.vlm.questions: nothing is made, but .* remove the null, or take a published",
         ),
         (
             "control.vlm.language.context=23",
@@ -313,7 +322,7 @@ def test_the_file_is_not_changed_by_a_set(tiny_study):
 
 def test_a_plan_of_nothing_done_adds_up(tiny_study, tiny_cache):
     study, runtime = load_study(tiny_study), Runtime(cache=tiny_cache)
-    lines = list(plan(study, runtime))
+    lines = list(plan(study.stages(), runtime, measured_rate(study, runtime)))
     stages = {stage.address(): stage for stage in walk(study.stages())}
     assert {line.address for line in lines} == set(stages) and len(lines) == len(stages)
     for line in lines:
@@ -331,7 +340,10 @@ def test_the_papers_scale_is_planned_arm_by_arm_without_data(tmp_path, capsys):
     """Facts of open_clip's profile and of DINO's recipe, by other people: 105 and 435 GFLOPs a sample."""
     study = load_study(ROOT / "studies" / "paper.yaml")
     costs = {cost.name: cost for cost in arm_costs(study)}
-    text = spell(list(costs.values()), list(plan(study, Runtime(cache=tmp_path / "none"))), tmp_path / "none")
+    runtime = Runtime(cache=tmp_path / "none")
+    ends, choices = settled(study, runtime)
+    stages = list(plan(ends, runtime, measured_rate(study, runtime)))
+    text = spell(list(costs.values()), stages, choices, needed(ends, runtime, 8), runtime, 8)
     assert not (tmp_path / "none").exists()
     published = {name for name in PUBLISHED if name in costs}
     assert published == set(PUBLISHED)
@@ -378,7 +390,9 @@ def test_the_rate_is_this_machines_own_once_a_training_is_done(finished):
 
 def test_a_disk_that_is_too_small_is_refused_before_anything_begins(tmp_path):
     need_space(tmp_path / "not" / "there", 1)
-    with pytest.raises(UserError, match=rf"{tmp_path} has \d+ MB free and the study needs about 10{{12}} MB"):
+    with pytest.raises(
+        UserError, match=rf"{tmp_path}/not/there has \d+ MB free and the study needs about 10{{12}} MB"
+    ):
         need_space(tmp_path / "not" / "there", 10**12)
     assert list(tmp_path.iterdir()) == []
 

@@ -38,6 +38,8 @@ from paribus.report.figures import (
 )
 from paribus.report.tables import MINUS, Pivot
 from paribus.results import Claim, Cost, Curve, Difference, GalleryItem, LedgerRow, Results
+from paribus.vqa.benchmark import CATEGORIES
+from paribus.vqa.scoring import MICRO, over_seeds, sentence
 
 LEVELS: Mapping[str, str] = {
     "recipe": "each arm keeps its published recipe; every departure is listed as a confound",
@@ -117,11 +119,24 @@ def render(results: Results, pictures: Mapping[str, bytes]) -> str:
         fold=FOLD,
         sections={name: section(results, name, looks) for name in tables.SECTIONS},
         titles=tables.SECTIONS,
+        said=said(results),
         gallery=gallery(results, pictures, looks),
         curves=curves(results, looks),
         curve_arms=list(dict.fromkeys(curve.arm for curve in results.curves)),
         command=shlex.join(["paribus", "run", f"{results.study}.yaml"]),
     )
+
+
+def said(results: Results) -> list[str]:
+    """What the answers say of every two models, category by category, in words with intervals.
+
+    Over all seeds where there are several; of a benchmark with a name of its own, what it says overall.
+    """
+    several = len(results.seeds) > 1
+    metric = over_seeds(MICRO, len(results.seeds)) if several else MICRO
+    rows = [row for row in results.differences if row.section == "vqa" and row.metric == metric]
+    wanted = {*CATEGORIES, tables.OVERALL}
+    return [sentence(row) for row in _sorted(rows) if tables.named(row.task)[1] in wanted]
 
 
 def looks_of(results: Results) -> dict[str, Style]:

@@ -18,7 +18,7 @@ from paribus.study.control import Treatment
 from paribus.study.downstream import Language
 from paribus.study.probing import ProbeResult, Scored
 from paribus.study.study import Branch, Study
-from paribus.study.talks import Questions
+from paribus.study.talks import Mix, MixRecord, Questions
 from paribus.types import Runtime
 from paribus.vqa.scoring import MICRO, summarise, summarise_seeds
 
@@ -51,11 +51,14 @@ def collect(study: Study, name: str, runtime: Runtime) -> Results:
         seeds=list(study.seeds),
         arms={arm: treatment.because for arm, treatment in study.arms.items()},
         baselines=list(study.baselines),
+        models={name: entry.because for name, entry in study.published.items()}
+        | {name: seer.because for name, seer in study.vlms.items()},
         data={
             "source": study.control.data.source.kind,
             "captions mention": study.control.data.captions,
             **counted,
             "digest": corpus.digest,
+            **_conversations(branches, runtime),
         },
         ledger=audit(study, runtime).rows,
         costs=_costs(study, runtime),
@@ -68,6 +71,23 @@ def collect(study: Study, name: str, runtime: Runtime) -> Results:
         attributions=getattr(corpus, "attributions", []),
         environment=environment(runtime),
     )
+
+
+def _conversations(branches: list[Branch], runtime: Runtime) -> dict[str, str]:
+    """How much of each mix of conversations could be read, and what was lost of it, by source."""
+    answers = [answer for branch in branches for answer in branch.answers]
+    talks = [lesson.talks for answer in answers for lesson in (answer.vlm.align, answer.vlm)]
+    mixes = {talk.address(): talk for talk in talks if isinstance(talk, Mix)}
+    return {f"conversations, {mix.config.file}": _left(mix.run(runtime)) for mix in mixes.values()}
+
+
+def _left(record: MixRecord) -> str:
+    lost = sum(sum(faults.values()) for faults in record.lost.values())
+    told = [
+        f"{source}: {', '.join(f'{fault} {count:,}' for fault, count in faults.items())}"
+        for source, faults in record.lost.items()
+    ]
+    return f"{record.samples:,} records, {lost:,} left out" + (f" ({'; '.join(told)})" if told else "")
 
 
 def pictures(study: Study, runtime: Runtime) -> dict[str, bytes]:
@@ -208,27 +228,33 @@ def _answers(
     """VLM scores of all branches; differences between arms only."""
     measures: list[Measure] = []
     differences: list[Difference] = []
-    asked = max((len(branch.answers) for branch in branches), default=0)
-    for number in range(asked):
-        by_seed = [_opened(branches, number, seed, runtime) for seed in study.seeds]
+    sighted: list[Difference] = []
+    for asked in dict.fromkeys(a.questions.address() for branch in branches for a in branch.answers):
+        by_seed = [_opened(branches, asked, seed, runtime) for seed in study.seeds]
         if not all(by_seed):
             continue
         for seed, opened in zip(study.seeds, by_seed, strict=True):
             found, paired = _summed(opened, seed)
             measures += found
             differences += paired
+            sighted += _sighted(opened, seed)
         if len(study.seeds) > 1:
             differences += _over_seeds(by_seed, study.seeds[0])
-    wanted = [set(pair) for pair in study.pairs()]
-    return measures, [row for row in differences if {row.arm, row.other} in wanted]
+    wanted = [set(pair) for pair in study.seeing_pairs()]
+    return measures, sighted + [row for row in differences if {row.arm, row.other} in wanted]
 
 
 Opened = dict[str, tuple[Answer, Answered]]
 """Arm -> the stage, and what it answered; of one benchmark under one seed. Empty if it has no answers."""
 
 
-def _opened(branches: list[Branch], number: int, seed: int, runtime: Runtime) -> Opened:
-    mine = {b.name: b.answers[number] for b in branches if b.seed == seed and b.answers}
+def _opened(branches: list[Branch], asked: str, seed: int, runtime: Runtime) -> Opened:
+    mine = {
+        branch.name: answer
+        for branch in branches
+        for answer in branch.answers
+        if branch.seed == seed and answer.questions.address() == asked
+    }
     return {
         name: (answer, answer.open(runtime)) for name, answer in mine.items() if answer.run(runtime).accuracy
     }
@@ -250,7 +276,16 @@ def _summed(opened: Opened, seed: int) -> tuple[list[Measure], list[Difference]]
     return [_named(row, prefix) for row in measures], [_named(row, prefix) for row in differences]
 
 
-def _total(row: Measure) -> bool:
+def _sighted(opened: Opened, seed: int) -> list[Difference]:
+    """What each model's pictures add to what it answers without them."""
+    rows: list[Difference] = []
+    for name, (answer, found) in opened.items():
+        ways = {name: found.correct["seen"], f"{name} without its picture": found.correct["no image"]}
+        rows += [_named(row, _prefix(answer)) for row in summarise(ways, found.questions, seed)[1]]
+    return [row for row in rows if _total(row)]
+
+
+def _total(row: Measure | Difference) -> bool:
     """Whether a row is of a category or of all; the other ways are not given source by source."""
     return "/" not in row.task and row.metric == MICRO
 

@@ -28,7 +28,7 @@ from paribus.study.talks import AnyTalks, Questions
 from paribus.study.training import Training
 from paribus.train.distributed import share
 from paribus.types import Config, Runtime
-from paribus.vlm.connector import build_connector
+from paribus.vlm.connector import MLPConfig, build_connector
 from paribus.vlm.conversation import LEAST, TEMPLATES, Chat
 from paribus.vlm.eyes import Eyes, EyesConfig, build_eyes
 from paribus.vlm.language import (
@@ -315,16 +315,28 @@ class Taught(Training[TrainedRecord]):
                 f"A picture has {words} tokens and the language model's context is {language.context}: raise "
                 "vlm.language.context, or take a resampler for vlm.eyes.connector."
             )
+        self._check_rates()
         with torch.device("meta"):
             for width in eyes.widths(configs):
                 build_connector(eyes.connector, width, shape.hidden, self.seed)
+
+    def _check_rates(self) -> None:
+        """See now what training would refuse after days: a rate of a part that does not move."""
+        parts = {"language": "language", "connector": "connector", "encoder": "encoders"}
+        moving = [parts[name] for name in self.moved()]
+        unknown = [name for name in self.recipe.rates if name not in moving]
+        if unknown:
+            raise UserError(
+                f"vlm.{self.name}.recipe.rates: nothing that trains is called {unknown[0]}; there is "
+                f"{', '.join(moving)}."
+            )
 
     def seen(self) -> Seen:
         """What may be kept."""
         return Seen(
             encoders=self.looks(),
             talks=self.talks,
-            eyes=self.eyes(),
+            eyes=self.eyes().model_copy(update={"connector": MLPConfig(), "merge": "channel"}),  # for any
             fit=self.lesson.fit,
             precision=self.precision,
         )
@@ -337,11 +349,7 @@ class Taught(Training[TrainedRecord]):
         if self.lesson.lora is not None:
             merge_lora(model.language)
         assert model.eyes is not None
-        parts = {
-            "language": model.language,
-            "connector": model.eyes.connector,
-            "encoder": model.eyes.encoders,
-        }
+        parts = _places(model.language, model.eyes)
         moved = {name: part for name, part in parts.items() if name in self.moved()}
         return _recorded(self, folder, result.order, result.seconds, moved)
 
@@ -472,6 +480,11 @@ class Instruct(Taught):
         """As it was aligned with."""
         return self.align.language
 
+    def foresee(self) -> None:
+        """See the same of both lessons."""
+        self.align.foresee()
+        super().foresee()
+
     def inputs(self) -> Iterator[AnyStage]:
         """What it is made of, and what was kept; encoders come with the first lesson."""
         yield from Stage.inputs(self)
@@ -494,11 +507,7 @@ class Instruct(Taught):
     def _after(self, stage: Taught, model: VisionLanguage, runtime: Runtime) -> VisionLanguage:
         """The model with what a lesson left, and spoken to as in this one."""
         assert model.eyes is not None
-        places = {
-            "language": model.language,
-            "connector": model.eyes.connector,
-            "encoder": model.eyes.encoders,
-        }
+        places = _places(model.language, model.eyes)
         for name in stage.moved():
             load_weights(places[name], stage.folder(runtime) / f"{name}.safetensors")
         speaker = Speaker(model.language, model.chat.tokenizer, model.chat.own)

@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from paribus.progress import duration
+from paribus.study.downstream import Taught
+from paribus.study.keeping import Choice, alike, choose, keep, listed
+from paribus.study.memory import predict
 from paribus.study.stage import AnyStage, walk
 from paribus.study.stages import Pretrain
 from paribus.study.study import Study
 from paribus.types import Runtime
 
 ASSUMED_RATE = 60e9 * (os.cpu_count() or 1)
-"""FLOP/s assumed on a machine that has not finished a training yet; then its own rate counts."""
+"""FLOP/s assumed of a CPU that has not finished a training yet; then its own rate counts."""
 
 GPU_RATE = 350e12
 """FLOP/s that a current data-centre GPU sustains in bf16: the rate that GPU-hours are counted at."""
@@ -45,9 +48,31 @@ class ArmCost(NamedTuple):
         return self.flops / GPU_RATE / 3600
 
 
-def plan(study: Study, runtime: Runtime) -> Iterator[Planned]:
-    """The graph from its ends down, each stage once, with what it is predicted to cost."""
-    rate = measured_rate(study, runtime)
+class Needed(NamedTuple):
+    """Lessons of the same shape, and the bytes that each needs on one device."""
+
+    lessons: tuple[str, ...]
+    bytes: float
+
+
+def settled(study: Study, runtime: Runtime) -> tuple[list[AnyStage], list[Choice]]:
+    """The ends of the graph as they are run, and what was decided about features that could be kept."""
+    ends = study.stages()
+    choices = choose(ends, runtime, measured_rate(study, runtime))
+    return keep(ends, choices), list(choices.values())
+
+
+def needed(ends: Sequence[AnyStage], runtime: Runtime, processes: int) -> list[Needed]:
+    """Memory of the lessons that are still to come, on one of several devices."""
+    found: dict[float, list[str]] = {}
+    for stage in walk(list(ends)):
+        if isinstance(stage, Taught) and stage.cached(runtime) is None:
+            found.setdefault(predict(stage, runtime, processes).total, []).append(stage.address())
+    return [Needed(tuple(lessons), size) for size, lessons in found.items()]
+
+
+def plan(ends: Sequence[AnyStage], runtime: Runtime, rate: float) -> Iterator[Planned]:
+    """The graph from its ends down, each stage once, with what it is predicted to cost at ``rate`` FLOP/s."""
     seen: set[str] = set()
 
     def visit(stage: AnyStage, depth: int) -> Iterator[Planned]:
@@ -61,7 +86,7 @@ def plan(study: Study, runtime: Runtime) -> Iterator[Planned]:
         for below in stage.inputs():
             yield from visit(below, depth + 1)
 
-    for stage in study.stages():
+    for stage in ends:
         yield from visit(stage, 0)
 
 
@@ -74,7 +99,8 @@ def measured_rate(study: Study, runtime: Runtime) -> float:
             if record is not None and record.seconds > 0:
                 flops += record.flops_per_sample * record.samples
                 seconds += record.seconds
-    return flops / seconds if seconds else ASSUMED_RATE
+    assumed = GPU_RATE if runtime.torch_device.type == "cuda" else ASSUMED_RATE
+    return flops / seconds if seconds else assumed
 
 
 def arm_costs(study: Study) -> list[ArmCost]:
@@ -92,8 +118,15 @@ def arm_costs(study: Study) -> list[ArmCost]:
     ]
 
 
-def spell(arms: Sequence[ArmCost], stages: Sequence[Planned], cache: Path) -> str:
-    """The plan as text: the graph, the arms, the sum."""
+def spell(
+    arms: Sequence[ArmCost],
+    stages: Sequence[Planned],
+    choices: Sequence[Choice],
+    needs: Sequence[Needed],
+    runtime: Runtime,
+    processes: int,
+) -> str:
+    """The plan as text: the graph, the arms, what lessons keep and need, the sum."""
     lines = [_stage(stage) for stage in stages]
     width = max(len(arm.name) for arm in arms)
     lines += [
@@ -102,9 +135,19 @@ def spell(arms: Sequence[ArmCost], stages: Sequence[Planned], cache: Path) -> st
         *(_arm(arm, width) for arm in arms),
         f"(forwards: of a full-size image, a sample; GPU-hours at {GPU_RATE / 1e12:.0f} TFLOP/s)",
         "",
-        _sum(stages, cache),
+        *(choice.words() for choice in alike(choices)),
+        *(_needed(need, runtime, processes) for need in needs),
+        *([""] if needs else ()),
+        _sum(stages, runtime.cache, processes),
     ]
     return "\n".join(lines)
+
+
+def _needed(need: Needed, runtime: Runtime, processes: int) -> str:
+    how = [f"{processes} process{'es' if processes > 1 else ''}"]
+    how += ["sharded"] * runtime.shard + ["recomputed"] * runtime.recompute
+    how += [f"chunks of {runtime.chunk}"] if runtime.chunk else []
+    return f"{listed(need.lessons)}: about {need.bytes / 1e9:.1f} GB on each device ({', '.join(how)})"
 
 
 def _stage(stage: Planned) -> str:
@@ -124,15 +167,16 @@ def _hours(hours: float) -> str:
     return f"{hours:,.1f}" if hours >= 1 else f"{hours:.2g}"
 
 
-def _sum(stages: Sequence[Planned], cache: Path) -> str:
+def _sum(stages: Sequence[Planned], cache: Path, processes: int) -> str:
     waiting = [stage for stage in stages if not stage.done]
     flops, seconds = sum(stage.flops for stage in waiting), sum(stage.seconds for stage in waiting)
+    wall = f", {_hours(flops / GPU_RATE / 3600 / processes)} h on {processes} GPUs" if processes > 1 else ""
     hours, disk = flops / GPU_RATE / 3600, sum(stage.disk for stage in waiting)
     return (
         f"{len(stages)} stages, {len(stages) - len(waiting)} cached; the rest needs {flops:.2e} FLOPs: about "
         f"{duration(seconds)} of training at this machine's rate, or {_hours(hours)} "
-        f"GPU-hours at {GPU_RATE / 1e12:.0f} TFLOP/s; and about {disk / 1e6:,.0f} MB of disk beside the "
-        f"{disk_bytes(cache) / 1e6:,.0f} MB that are used."
+        f"GPU-hours at {GPU_RATE / 1e12:.0f} TFLOP/s{wall}; and about {disk / 1e6:,.0f} MB of disk "
+        f"beside the {disk_bytes(cache) / 1e6:,.0f} MB that are used."
     )
 
 

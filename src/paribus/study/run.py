@@ -1,11 +1,12 @@
 """Run: a study from its file to its records."""
 
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from paribus.errors import UserError
+from paribus.study.keeping import free
+from paribus.study.plan import settled
 from paribus.study.stage import AnyStage, walk
 from paribus.study.study import Study
 from paribus.study.training import Training
@@ -32,7 +33,7 @@ def execute(study: Study, runtime: Runtime, say: Say) -> bool:
     """
     with together() as share:
         # What needs no training comes first, so that what is missing shows before days of work.
-        stages = sorted(walk(study.stages()), key=_rests_on_training)
+        stages = sorted(walk(settled(study, runtime)[0]), key=_rests_on_training)
         waiting = [stage for stage in stages if agreed(share.first and stage.cached(runtime) is None)]
         tell = say if share.first else _silent
         tell(f"{len(stages)} stages, {len(stages) - len(waiting)} of them done")
@@ -65,11 +66,8 @@ def need_space(folder: Path, megabytes: int) -> None:
     Raises:
         UserError: less is free.
     """
-    place = folder
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free // 2**20
-    if free < megabytes:
+    there = free(folder) // 2**20
+    if there < megabytes:
         raise UserError(
-            f"{place} has {free} MB free and the study needs about {megabytes} MB: free some space."
+            f"{folder} has {there:.0f} MB free and the study needs about {megabytes} MB: free some space."
         )

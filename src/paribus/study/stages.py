@@ -1,5 +1,6 @@
 """The stages that make encoders: pre-training, and the untrained baseline."""
 
+import functools
 import json
 import logging
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import torch
 from pydantic import Field
 
 from paribus.data.loader import Loader
+from paribus.encoders.published import PUBLISHED, load
 from paribus.encoders.text import Material, Tower
 from paribus.encoders.vision import (
     EncoderConfig,
@@ -284,4 +286,66 @@ class Untrained(Stage[UntrainedRecord]):
         return encoder
 
 
-AnyEncoder = Annotated[Pretrain | Untrained, Field(discriminator="kind")]
+class PublishedRecord(Config):
+    """Which weights were read."""
+
+    end: str
+
+
+class PublishedEncoder(Stage[PublishedRecord]):
+    """An encoder that was trained elsewhere; its weights stay where they are."""
+
+    name: ClassVar[str] = "encoder"
+    kind: Literal["published"] = "published"
+    version: int = 1
+    weights: str
+    encoder: EncoderConfig
+    digest: str = Field(description="of the weights when the study was read")
+
+    def compute(self, folder: Path, runtime: Runtime) -> PublishedRecord:
+        """See that the weights are still those."""
+        del folder
+        return PublishedRecord(end=weights_digest(self.open(runtime)))
+
+    def open(self, runtime: Runtime) -> VisionEncoder:
+        """The encoder.
+
+        Raises:
+            UserError: its weights have changed.
+        """
+        del runtime
+        encoder = _published(Path(self.weights))
+        if weights_digest(encoder) != self.digest:
+            raise UserError(f"{self.weights} changed while it was used: run the study again.")
+        return encoder
+
+
+def published_encoder(weights: str) -> PublishedEncoder:
+    """The stage of a folder's encoder, its config and digest read now.
+
+    Raises:
+        UserError: the folder holds no encoder.
+    """
+    folder = Path(weights).expanduser()
+    changed = max((path.stat().st_mtime_ns for path in folder.glob("*")), default=0) if folder.is_dir() else 0
+    config, digest = _described(folder, changed)
+    return PublishedEncoder(weights=weights, encoder=config, digest=digest)
+
+
+@functools.lru_cache
+def _described(folder: Path, changed: int) -> tuple[EncoderConfig, str]:
+    """A folder's encoder in short, once a process as long as it does not change."""
+    del changed
+    encoder = _published(folder)
+    return encoder.config, weights_digest(encoder)
+
+
+def _published(folder: Path) -> VisionEncoder:
+    """The encoder in a folder; one of the study's released ones is known by its folder's name."""
+    folder = folder.expanduser()
+    if folder.name in PUBLISHED:
+        return load(folder.name, root=folder.parent).encoder
+    return load(folder).encoder
+
+
+AnyEncoder = Annotated[Pretrain | Untrained | PublishedEncoder, Field(discriminator="kind")]

@@ -1,10 +1,10 @@
 """A study: one control, several treatments, seeds. Arms are made here and nowhere else."""
 
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
-import yaml
 from pydantic import Field, ValidationError
 
 from paribus.data.captions import shuffles
@@ -22,22 +22,21 @@ from paribus.study.control import (
     one_sentence,
 )
 from paribus.study.corpora import Corpus, Shards, corpus_of
-from paribus.study.downstream import Align, Instruct, Language, PublishedLanguage
+from paribus.study.downstream import Instruct
 from paribus.study.evaluate import Compare, Embedding, Extract, Histogram
 from paribus.study.naming import ZeroShot
 from paribus.study.probing import Probe
-from paribus.study.recipe import CaptionsConfig, Lesson, QuestionsConfig
+from paribus.study.reading import read_content
+from paribus.study.recipe import VisionLanguageConfig
 from paribus.study.stage import AnyStage
-from paribus.study.stages import Pretrain, Untrained
-from paribus.study.talks import AnyTalks, Asking, Captions, Mix, Published, Questions
+from paribus.study.stages import AnyEncoder, Pretrain, Untrained, published_encoder
+from paribus.study.teaching import Entry, Seer, Teaching, departed
 from paribus.study.texts import text_stage
 from paribus.train.optim import check_rates
 from paribus.types import Config, Confound
-from paribus.vlm.conversation import TEMPLATES
-from paribus.vlm.language import LanguageConfig, PretrainedLanguageConfig
-from paribus.vqa.benchmark import check_template
 
 Baseline = Literal["untrained", "colour-histogram"]
+BASELINES: tuple[Baseline, ...] = get_args(Baseline)
 Measured = Literal["probes", "zeroshot", "embedding", "disagreement", "vqa"]
 
 
@@ -82,6 +81,8 @@ class Study(Config):
     control: Control
     arms: dict[str, Treatment] = Field(min_length=1)
     baselines: tuple[Baseline, ...] = ()
+    published: dict[str, Entry] = Field({}, description="encoders from elsewhere that become eyes too")
+    vlms: dict[str, Seer] = Field({}, description="models that see, besides one an arm")
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     measure: tuple[Measured, ...] = ("probes", "zeroshot", "embedding", "disagreement", "vqa")
     reference: str | None = Field(
@@ -195,17 +196,27 @@ class Study(Config):
         return [arm for seed in self.seeds for arm in self.at_equal_compute(self.resolve(seed)).values()]
 
     def branches(self) -> list[Branch]:
-        """What follows each arm and baseline."""
+        """What follows each arm, baseline, published encoder and further model that sees."""
         if not self.measure:
             return []
-        found = [self._branch(arm.name, arm.seed, arm.encoder) for arm in self.all_arms()]
-        for seed in self.seeds:
-            if "untrained" in self.baselines:
-                blank = Untrained(encoder=self.control.encoder, seed=seed)
-                found.append(self._branch("untrained", seed, blank))
-            if "colour-histogram" in self.baselines:
-                found.append(self._branch("colour-histogram", seed, Histogram()))
-        return found
+        arms = self.all_arms()
+        return [branch for seed in self.seeds for branch in self._of_seed(arms, seed)]
+
+    def _of_seed(self, arms: list[Arm], seed: int) -> Iterator[Branch]:
+        own: dict[str, Pretrain | Untrained]
+        own = {arm.name: arm.encoder for arm in arms if arm.seed == seed}
+        if "untrained" in self.baselines:
+            own["untrained"] = Untrained(encoder=self.control.encoder, seed=seed)
+        for name, encoder in own.items():
+            yield self._branch(name, seed, encoder)
+        if "colour-histogram" in self.baselines:
+            yield self._branch("colour-histogram", seed, Histogram())
+        if "vqa" in self.measure:
+            teaching = self.teaching(self.control.vlm)
+            others = {name: published_encoder(entry.weights) for name, entry in self.published.items()}
+            for name, other in others.items():
+                yield Branch(name, seed, None, None, None, teaching.answers((other,), seed))
+            yield from self._seers({**own, **others}, seed)
 
     def _branch(self, name: str, seed: int, encoder: Pretrain | Untrained | Histogram) -> Branch:
         features = Extract(encoder=encoder, corpus=self.measured_on, precision=self.control.precision)
@@ -213,7 +224,8 @@ class Study(Config):
         wanted = {"embedding", "disagreement"} & set(self.measure)
         embedding = Embedding(features=features, seed=seed) if wanted else None
         sees = not isinstance(encoder, Histogram) and "vqa" in self.measure
-        answers = self._answers(encoder, seed) if sees else ()  # type: ignore[arg-type]
+        teaching = self.teaching(self.control.vlm)
+        answers = teaching.answers((encoder,), seed) if sees else ()  # type: ignore[arg-type]
         return Branch(name, seed, probe, self._naming(encoder, seed), embedding, answers)
 
     def _naming(self, encoder: Pretrain | Untrained | Histogram, seed: int) -> ZeroShot | None:
@@ -223,85 +235,37 @@ class Study(Config):
         corpus, precision = self.measured_on, self.control.precision
         return ZeroShot(encoder=encoder, corpus=corpus, precision=precision, seed=seed)
 
-    @property
-    def _told(self) -> str:
-        """What the captions mention that language models are taught with."""
+    def teaching(self, vlm: VisionLanguageConfig) -> Teaching:
+        """The control's downstream, or one that departs from it."""
         own = isinstance(self.corpus, Corpus)
-        return self.control.data.captions if own else "thing"
+        told = self.control.data.captions if own else "thing"
+        return Teaching(vlm, self.measured_on, told, self.control.precision)
 
-    @property
-    def _made(self) -> Questions:
-        """The built-in questions.
+    def taught(self, encoder: AnyEncoder, seed: int) -> Instruct:
+        """A language model that was taught to see with an encoder, as the control says."""
+        return self.teaching(self.control.vlm).model((encoder,), seed)
 
-        Raises:
-            UserError: they are switched off, and something is to be learnt from them.
-        """
-        config = self.control.vlm.questions
-        if config is None:
-            raise UserError(
-                "control.vlm.questions: nothing is made, but a language model is to be taught from it: "
-                "remove the null, or take a published language model and conversations of your own."
-            )
-        return Questions(corpus=self.measured_on, config=config)
-
-    def _language(self, seed: int) -> Language | PublishedLanguage:
-        vlm = self.control.vlm
-        if not isinstance(vlm.language, LanguageConfig):
-            return PublishedLanguage(config=vlm.language)
-        return Language(
-            corpus=self.measured_on,
-            questions=self._made,
-            template=vlm.ask.template,
-            captions=self._told,
-            config=vlm.language,
-            budget=vlm.language_budget,
-            recipe=vlm.language_recipe,
-            precision=self.control.precision,
-            seed=seed,
-        )
-
-    def _talks(self, lesson: Lesson) -> AnyTalks:
-        if isinstance(lesson.data, CaptionsConfig):
-            return Captions(corpus=self.measured_on, captions=self._told)
-        if isinstance(lesson.data, QuestionsConfig):
-            return Asking(questions=self._made, template=self.control.vlm.ask.template)
-        return Mix(config=lesson.data)
-
-    def _lesson(self, lesson: Lesson, seed: int) -> dict[str, Any]:
-        return {
-            "lesson": lesson,
-            "talks": self._talks(lesson),
-            "budget": lesson.budget,
-            "recipe": lesson.recipe,
-            "precision": self.control.precision,
-            "seed": seed,
-        }
-
-    def taught(self, encoder: Pretrain | Untrained, seed: int) -> Instruct:
-        """A language model that was taught to see with an encoder."""
-        vlm = self.control.vlm
-        align = Align(
-            encoders=(encoder,),
-            language=self._language(seed),
-            sight=vlm.eyes,
-            **self._lesson(vlm.align, seed),
-        )
-        return Instruct(align=align, **self._lesson(vlm.instruct, seed))
-
-    def _answers(self, encoder: Pretrain | Untrained, seed: int) -> tuple[Answer, ...]:
-        vlm, precision = self.control.vlm, self.control.precision
-        instruct = self.taught(encoder, seed)
-        made = () if vlm.questions is None else (self._made,)
-        asked = (*made, *(Published(config=config) for config in vlm.ask.benchmarks))
-        return tuple(
-            Answer(vlm=instruct, questions=questions, ask=vlm.ask, precision=precision) for questions in asked
-        )
+    def _seers(self, encoders: dict[str, AnyEncoder], seed: int) -> list[Branch]:
+        """The models that see besides the arms' own, out of all encoders by name."""
+        found = []
+        for name, seer in self.vlms.items():
+            vlm = departed(self.control.vlm, seer.change, f"vlms.{name}.change")
+            eyes = [encoders[each] for each in seer.encoders]
+            found.append(Branch(name, seed, None, None, None, self.teaching(vlm).answers(eyes, seed)))
+        return found
 
     def pairs(self) -> list[tuple[str, str]]:
         """The arms that are compared: every two, or each with the reference."""
+        return self._pairs(tuple(self.arms))
+
+    def seeing_pairs(self) -> list[tuple[str, str]]:
+        """The same of all that answer questions: published encoders and further models are among them."""
+        return self._pairs((*self.arms, *self.published, *self.vlms))
+
+    def _pairs(self, names: Sequence[str]) -> list[tuple[str, str]]:
         if self.reference is None:
-            return list(combinations(self.arms, 2))
-        return [(self.reference, name) for name in self.arms if name != self.reference]
+            return list(combinations(names, 2))
+        return [(self.reference, name) for name in names if name != self.reference]
 
     def comparisons(self) -> list[tuple[str, str, Compare]]:
         """The compared arms' embeddings, seed by seed."""
@@ -336,73 +300,19 @@ def _cut(arm: Arm, share: float, least: float) -> Arm:
     return arm._replace(encoder=arm.encoder.changed(budget=fewer), confounds=(*arm.confounds, confound))
 
 
-class _Once(yaml.SafeLoader):
-    """YAML in which a key that stands there twice is an error; PyYAML silently takes the last."""
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """A mapping as it is written, before anything is merged into it."""
-        node = super().compose_mapping_node(anchor)
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key.value, str) and key.tag != "tag:yaml.org,2002:merge":
-                if key.value in seen:
-                    where, what = key.start_mark, f"{key.value} stands there twice"
-                    raise yaml.constructor.ConstructorError(None, None, what, where)
-                seen.add(key.value)
-        return node
-
-
 def load_study(path: Path, changes: tuple[str, ...] = ()) -> Study:
     """Read a study file, with ``path=value`` changes applied and validated like the file.
 
     Raises:
         UserError: the file or a change is not valid; one sentence says where.
     """
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Once)
-    except FileNotFoundError as error:
-        raise UserError(
-            f"There is no study file {path}: give the path of a YAML file, e.g. studies/quickstart.yaml."
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"Cannot read the study file {path}: give the path of a YAML file.") from error
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} is not valid YAML: {reason}.") from error
-    if not isinstance(content, dict):
-        raise UserError(
-            f"{path} holds no study: it must be a mapping with the keys hypothesis, control, arms."
-        )
-    for change in changes:
-        _change(content, change)
+    content = read_content(path, changes)
     try:
         study = Study.model_validate(content)
     except ValidationError as error:
         raise UserError(one_sentence(error, str(path))) from error
     _check(study, path)
     return study
-
-
-def _change(content: dict[str, Any], change: str) -> None:
-    """Apply one ``path=value`` to the file's content; the value is read as YAML."""
-    path, separator, value = change.partition("=")
-    if not separator or not path:
-        raise UserError(f"--set {change}: write path=value, e.g. --set control.budget.samples=1000.")
-    *parents, last = path.split(".")
-    arms = content.get("arms")
-    if path.count(".") > 1 and parents[0] == "arms" and isinstance(arms, dict) and parents[1] not in arms:
-        raise UserError(
-            f"--set {change}: there is no arm {parents[1]!r}; there are {', '.join(map(str, arms))}."
-        )
-    place: Any = content
-    for parent in parents:
-        place = place.setdefault(parent, {}) if isinstance(place, dict) else None
-    if not isinstance(place, dict):
-        raise UserError(f"--set {change}: {'.'.join(parents)} is not a mapping in the study file.")
-    try:
-        place[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise UserError(f"--set {change}: the value is not valid YAML.") from error
 
 
 def _check(study: Study, path: Path) -> None:
@@ -418,7 +328,7 @@ def _check(study: Study, path: Path) -> None:
         twice = [value for value in dict.fromkeys(given) if given.count(value) > 1]
         if twice:
             raise UserError(f"{path}: {place}: {twice[0]} stands there twice; write it once.")
-    taken = {"untrained", "colour-histogram"} & set(study.arms)
+    taken = set(BASELINES) & set(study.arms)
     if taken:
         raise UserError(f"{path}: arms.{taken.pop()}: this name belongs to a baseline; choose another.")
     told = {name: arm.captions or study.control.data.captions for name, arm in study.arms.items()}
@@ -443,26 +353,48 @@ def _check(study: Study, path: Path) -> None:
 
 
 def _check_sight(study: Study, arms: dict[str, Arm], path: Path) -> None:
-    """What is asked of a language model that sees, and whether each arm can be its eyes."""
-    vlm, where = study.control.vlm, f"{path}: control.vlm"
+    """What is asked of language models that see, and whether encoders can be their eyes."""
+    if study.measure:
+        study.teaching(study.control.vlm).check(f"{path}: control.vlm")
+    if "vqa" not in study.measure:
+        if study.published or study.vlms:
+            raise UserError(f"{path}: published encoders and vlms answer questions: add vqa to measure.")
+        return
+    _check_names(study, path)
     try:
-        check_template(vlm.ask.template)
+        branches = [branch for branch in study.branches() if branch.seed == study.seeds[0]]
     except UserError as error:
-        raise UserError(f"{where}.ask.template: {error}") from error
-    worded = vlm.language.template if isinstance(vlm.language, PretrainedLanguageConfig) else None
-    if worded is not None and worded not in TEMPLATES:
-        raise UserError(
-            f"{where}.language.template: there is no {worded!r}; choose one of {', '.join(TEMPLATES)}."
-        )
-    titles = [Published(config=config).title for config in vlm.ask.benchmarks]
-    twice = [title for title in dict.fromkeys(titles) if titles.count(title) > 1]
-    if twice:
-        raise UserError(f"{where}.ask.benchmarks: {twice[0]} stands there twice; write it once.")
-    try:
-        for arm in arms.values() if "vqa" in study.measure else ():
-            study.taught(arm.encoder, arm.seed).foresee()
-    except UserError as error:
-        raise UserError(f"{path}: arms.{arm.name}: {error}") from error
+        raise UserError(f"{path}: {error}") from error
+    for branch in branches:
+        for answer in branch.answers[:1]:
+            try:
+                answer.vlm.foresee()
+            except UserError as error:
+                raise UserError(f"{path}: {_place(study, branch.name)}: {error}") from error
+
+
+def _place(study: Study, name: str) -> str:
+    """Where in the file an encoder or a model stands."""
+    kinds = {"vlms": list(study.vlms), "published": list(study.published), "arms": list(study.arms)}
+    return next((f"{kind}.{name}" for kind, names in kinds.items() if name in names), "control")
+
+
+def _check_names(study: Study, path: Path) -> None:
+    """That every model is made of encoders that are there, and has a name of its own."""
+    known = [*study.arms, *(name for name in study.baselines if name == "untrained"), *study.published]
+    for place, names in (("published", study.published), ("vlms", study.vlms)):
+        others = {*study.arms, *BASELINES, *(study.published if place == "vlms" else ())}
+        taken = [name for name in names if name in others]
+        if taken:
+            raise UserError(f"{path}: {place}.{taken[0]}: this name is taken; choose another.")
+    for name, seer in study.vlms.items():
+        absent = [each for each in seer.encoders if each not in known]
+        if absent:
+            raise UserError(
+                f"{path}: vlms.{name}.encoders: there is no {absent[0]!r}; there are {', '.join(known)}."
+            )
+        vlm = departed(study.control.vlm, seer.change, f"{path}: vlms.{name}.change")
+        study.teaching(vlm).check(f"{path}: vlms.{name}")
 
 
 def _check_vocabulary(objective: ObjectiveConfig, vocabulary: int, where: str) -> None:

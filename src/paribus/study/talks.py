@@ -90,8 +90,10 @@ class Published(Stage[PublishedRecord]):
 
     @property
     def title(self) -> str:
-        """The benchmark's name."""
-        return str(getattr(self.config, "name", self.config.kind))
+        """The benchmark's name, and which split of it."""
+        name = str(getattr(self.config, "name", self.config.kind))
+        split = getattr(self.config, "split", None)
+        return f"{name}-{split}" if split else name
 
     @property
     def asked(self) -> int:

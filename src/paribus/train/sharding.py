@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paribus.errors import UserError
 from paribus.objectives.base import Objective
 from paribus.train import distributed
 from paribus.types import Batch, Encoded, device_of
@@ -21,16 +20,14 @@ from paribus.types import Batch, Encoded, device_of
 def shard(objective: Objective) -> "Shards | None":
     """Cut an objective's weights, if there are several processes to hold them.
 
+    One whose loss joins all samples stays whole: it is asked twice for what it encodes, with the same
+    weights, and no encoder of today needs more than one GPU.
+
     Raises:
-        UserError: its loss is not additive, or the installed torch cannot do it.
+        UserError: the installed torch cannot do it.
     """
-    if distributed.share().size == 1:
+    if distributed.share().size == 1 or not objective.additive:
         return None
-    if not objective.additive:
-        raise UserError(
-            f"runtime.shard cannot spread {type(objective).__name__}, whose loss joins all samples: "
-            "switch it off."
-        )
     return Shards(objective)
 
 

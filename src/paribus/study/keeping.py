@@ -1,0 +1,143 @@
+"""Whether a frozen encoder looks at each picture once for all lessons, or again whenever a lesson shows it.
+
+Kept features change nothing but what a study costs. They are kept where several lessons, epochs or models
+look at the same pictures through the same encoders, and reading is cheaper than looking again.
+"""
+
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from paribus.progress import duration
+from paribus.study.answers import Answer
+from paribus.study.downstream import Align, Instruct, Seen, Taught, forward_flops
+from paribus.study.stage import AnyStage, walk
+from paribus.types import Runtime
+
+READ = 1e9
+"""Bytes a second that features are read from disk at, about."""
+SHARE = 0.5
+"""The most of the free disk that is taken for them; what saves most comes first."""
+GAIN = 2 / 3
+"""They are kept where it costs at most this share of looking each time."""
+
+
+class Choice(NamedTuple):
+    """What was decided of one encoder and one source: predicted seconds, and bytes needed and to be had."""
+
+    lessons: tuple[str, ...]
+    looks: int
+    pictures: int
+    again: float
+    kept: float
+    disk: float
+    room: float
+
+    @property
+    def worth(self) -> bool:
+        """Whether looking once and reading is so much cheaper."""
+        return self.kept <= GAIN * self.again
+
+    @property
+    def keep(self) -> bool:
+        """Whether they are kept."""
+        return 0 < self.disk <= self.room and self.worth
+
+    def words(self) -> str:
+        """The decision in one line."""
+        verdict = f"features {'kept' if self.keep else 'not kept'} for {listed(self.lessons)}"
+        if not self.pictures:
+            return f"{verdict}: the number of pictures is not declared"
+        full = f", of which the disk has {self.room / 1e9:.3g}" if self.worth and not self.keep else ""
+        size = f"{self.disk / 1e9:.3g} GB{full}"
+        return (
+            f"{verdict}: {self.looks:,} looks at {self.pictures:,} pictures take about "
+            f"{duration(self.again)}, looking once and reading {duration(self.kept)} ({size})"
+        )
+
+
+def listed(names: Sequence[str]) -> str:
+    """A few names, and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+def alike(choices: Iterable[Choice]) -> list[Choice]:
+    """Choices that read alike as one, for all their lessons."""
+    found: dict[Choice, list[str]] = {}
+    for choice in choices:
+        found.setdefault(choice._replace(lessons=()), []).extend(choice.lessons)
+    return [choice._replace(lessons=tuple(lessons)) for choice, lessons in found.items()]
+
+
+def choose(ends: Sequence[AnyStage], runtime: Runtime, rate: float) -> dict[str, Choice]:
+    """By the address of what would be kept: whether it is, for the lessons that are still to come.
+
+    Args:
+        ends: of a study's graph.
+        runtime: where finished lessons are.
+        rate: FLOP/s that encoders look at.
+    """
+    found: dict[str, tuple[Seen, list[Taught]]] = {}
+    for lesson in _lessons(ends):
+        if not lesson.blinks() and lesson.cached(runtime) is None:
+            seen = lesson.seen()
+            found.setdefault(seen.address(), (seen, []))[1].append(lesson)
+    choices = {address: _choice(seen, lessons, rate) for address, (seen, lessons) in found.items()}
+    room, settled = SHARE * free(runtime.cache), {}
+    for address, choice in sorted(choices.items(), key=lambda item: item[1].kept - item[1].again):
+        settled[address] = choice._replace(room=room)
+        room -= choice.disk if settled[address].keep else 0.0
+    return {address: settled[address] for address in choices}
+
+
+def free(folder: Path) -> float:
+    """Bytes that are free where a folder is, or will be."""
+    place = folder.resolve()
+    while not place.exists():
+        place = place.parent
+    return float(shutil.disk_usage(place).free)
+
+
+def _lessons(ends: Sequence[AnyStage]) -> Iterator[Taught]:
+    known: set[str] = set()
+    for stage in walk(list(ends)):
+        if isinstance(stage, Taught) and stage.address() not in known:
+            known.add(stage.address())
+            yield stage
+
+
+def _choice(seen: Seen, lessons: Sequence[Taught], rate: float) -> Choice:
+    pictures = seen.talks.expected()
+    looks = sum(lesson.budget.steps * lesson.budget.batch for lesson in lessons)
+    look = sum(forward_flops(stage.encoder) for stage in seen.encoders) / rate
+    disk = seen.disk()
+    read = disk / max(pictures, 1) / READ
+    names = tuple(lesson.address() for lesson in lessons)
+    return Choice(names, looks, pictures, looks * look, pictures * look + looks * read, disk, 0.0)
+
+
+S = TypeVar("S", bound=AnyStage)
+
+
+def keep(ends: Sequence[S], choices: dict[str, Choice]) -> list[S]:
+    """The same graph, its lessons reading what is kept for them; no address changes."""
+    return [_kept_answer(end, choices) if isinstance(end, Answer) else end for end in ends]  # type: ignore[misc]
+
+
+def _kept_answer(answer: Answer, choices: dict[str, Choice]) -> Answer:
+    instruct = answer.vlm
+    align: Align = _kept(instruct.align, choices)
+    taught: Instruct = _kept(instruct.changed(align=align), choices)
+    return answer.changed(vlm=taught)
+
+
+L = TypeVar("L", Align, Instruct)
+
+
+def _kept(lesson: L, choices: dict[str, Choice]) -> L:
+    if lesson.blinks():
+        return lesson
+    choice = choices.get(lesson.seen().address())
+    return lesson.changed(keep=True) if choice is not None and choice.keep else lesson

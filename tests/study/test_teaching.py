@@ -1,0 +1,182 @@
+"""Models that see besides the arms' own: two encoders, published ones, other connectors; extended files."""
+
+import numpy as np
+import pytest
+import yaml
+from safetensors.numpy import load_file
+
+from paribus.encoders.folders import write_transformers
+from paribus.errors import UserError
+from paribus.study.collect import collect
+from paribus.study.run import execute
+from paribus.study.study import load_study
+from paribus.types import Runtime
+from study import ROOT, copied, small_settings, write_study
+
+LINEAR = {"eyes.connector": {"kind": "linear"}}
+
+
+def seer(*encoders, **change):
+    return {"encoders": list(encoders), "because": "to be compared", "change": change}
+
+
+def study_of(folder, **more):
+    settings = small_settings() | {"measure": ["vqa"], "baselines": ["untrained"], **more}
+    return load_study(write_study(folder, settings, "models"))
+
+
+def refusal(folder, **more):
+    with pytest.raises(UserError) as caught:
+        study_of(folder, **more)
+    return str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def asked(_finished, tmp_path_factory):
+    """A finished study of arms, a published encoder that is an arm's own, and further models."""
+    folder = tmp_path_factory.mktemp("models")
+    arms = load_study(_finished / "tiny.yaml").all_arms()
+    cache = copied(_finished / "cache", folder / "cache")
+    runtime = Runtime(cache=cache, runs=folder / "runs", workers=1)
+    clip = next(arm.encoder for arm in arms if arm.name == "clip")
+    write_transformers(clip.open(runtime), folder / "elsewhere")
+    study = study_of(
+        folder,
+        published={"elsewhere": {"weights": str(folder / "elsewhere"), "because": "made elsewhere"}},
+        vlms={
+            "both": seer("clip", "dino"),
+            "in turns": seer("clip", "dino", **{"eyes.merge": "interleave"}),
+            "linear": seer("clip", **LINEAR),
+            "again": seer("clip"),
+            "with elsewhere": seer("elsewhere", "untrained"),
+        },
+    )
+    execute(study, runtime, lambda line: None)
+    return study, runtime, collect(study, "models", runtime)
+
+
+def test_each_is_asked_and_compared(asked):
+    study, _, found = asked
+    names = ["clip", "dino", "untrained", "elsewhere", *study.vlms]
+    overall = [row for row in found.measures if (row.task, row.metric) == ("overall", "accuracy (micro)")]
+    assert [row.arm for row in overall] == names
+    assert found.models == {"elsewhere": "made elsewhere", **dict.fromkeys(study.vlms, "to be compared")}
+    pairs = {(row.arm, row.other) for row in found.differences if row.task == "overall"}
+    blind = {(name, f"{name} without its picture") for name in names}
+    assert blind <= pairs
+    seeing = [name for name in names if name != "untrained"]  # a baseline is no side of a comparison
+    assert {frozenset(pair) for pair in pairs - blind} == {
+        frozenset((one, other)) for one in seeing for other in seeing if one != other
+    }
+    assert not [row for row in found.ledger if not row.agrees]
+
+
+def test_two_encoders_together_have_both_widths_or_both_words(asked):
+    study, runtime, _ = asked
+    models = {branch.name: branch.answers[0].vlm for branch in study.branches()}
+    single, both, turns = (models[name] for name in ("clip", "both", "in turns"))
+    shapes = {}
+    for name, model in (("clip", single), ("both", both), ("in turns", turns)):
+        opened = model.open(runtime)
+        shapes[name] = (opened.eyes.width, opened.eyes.tokens)
+    width, tokens = shapes["clip"]
+    assert shapes["both"] == (2 * width, tokens) and shapes["in turns"] == (2 * width, 2 * tokens)
+
+
+def test_a_change_of_nothing_is_the_arms_own_model(asked):
+    study, _, _ = asked
+    models = {branch.name: branch.answers[0].vlm for branch in study.branches()}
+    assert models["again"].address() == models["clip"].address() != models["linear"].address()
+
+
+def test_a_published_encoder_sees_what_the_arm_sees(asked):
+    """The same weights from a folder of transformers': the same answers, to rounding."""
+    study, runtime, _ = asked
+    answers = {branch.name: branch.answers[0] for branch in study.branches()}
+    one, other = (load_file(answers[n].folder(runtime) / "scores.safetensors") for n in ("clip", "elsewhere"))
+    assert np.abs(one["seen"] - other["seen"]).max() < 0.05 < np.abs(one["seen"] - one["no image"]).max()
+
+
+def test_a_published_encoder_that_changes_is_another(asked, tmp_path):
+    study, runtime, _ = asked
+    stage = next(b for b in study.branches() if b.name == "elsewhere").answers[0].vlm.looks()[0]
+    other = study.all_arms()[1].encoder.open(runtime)
+    write_transformers(other, tmp_path / "weights")
+    with pytest.raises(UserError, match="changed while it was used"):
+        stage.changed(weights=str(tmp_path / "weights")).open(runtime)
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (
+            {"vlms": {"x": seer("clap")}},
+            "vlms.x.encoders: there is no 'clap'; there are clip, dino, untrained",
+        ),
+        ({"vlms": {"x": seer()}}, "vlms.x.encoders"),
+        ({"vlms": {"clip": seer("dino")}}, "vlms.clip: this name is taken"),
+        ({"vlms": {"x": seer("clip", **{"eyes.colour": 1})}}, "there is no setting control.vlm.eyes.colour"),
+        ({"vlms": {"x": seer("clip", **{"eyes.layer": 3})}}, "vlms.x.change: eyes.layer"),
+        ({"vlms": {"x": seer("clip", **{"eyes.layer": -9})}}, "vlms.x: vlm.eyes.layer is -9"),
+        ({"vlms": {"x": seer("clip", **{"ask.template": "y"})}}, "vlms.x.ask.template"),
+        ({"vlms": {"x": seer("clip", **{"instruct.recipe.rates": {"text": 1e-3}})}}, "nothing that trains"),
+        ({"published": {"x": {"weights": "nowhere", "because": "y"}}}, "nowhere is neither a folder"),
+        ({"vlms": {"x": seer("clip")}, "measure": ["probes"]}, "add vqa to measure"),
+    ],
+)
+def test_what_cannot_be_is_told_at_once(tmp_path, more, told):
+    assert told in refusal(tmp_path, **more)
+
+
+# A file that begins with another.
+
+
+def extending(folder, content, base=None):
+    write_study(folder, base or small_settings(), "base")
+    path = folder / "own.yaml"
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+def test_a_file_says_what_it_says_and_the_other_says_the_rest(tmp_path):
+    path = extending(
+        tmp_path, {"extends": {"file": "base.yaml"}, "seeds": [3], "control": {"level": "strict"}}
+    )
+    own, base = load_study(path), load_study(tmp_path / "base.yaml")
+    assert own.seeds == (3,) and own.control.level == "strict"
+    assert own.arms == base.arms and own.control.encoder == base.control.encoder
+
+
+def test_arms_can_be_chosen_and_a_mapping_of_a_kind_is_not_mixed(tmp_path):
+    language = {"kind": "pretrained", "weights": "smollm2"}
+    content = {
+        "extends": {"file": "base.yaml", "arms": ["dino"]},
+        "control": {"vlm": {"language": language}},
+    }
+    own = load_study(extending(tmp_path, content), ("seeds=[1]",))
+    assert list(own.arms) == ["dino"] and own.seeds == (1,)
+    assert own.control.vlm.language.model_dump(exclude_unset=True) == language
+
+
+@pytest.mark.parametrize(
+    ("extends", "told"),
+    [
+        ({"file": "own.yaml"}, "it begins with itself"),
+        ({"file": "gone.yaml"}, "There is no study file"),
+        ({"file": "base.yaml", "arms": ["x"]}, "base.yaml has no arm 'x'; it has clip, dino"),
+        ("base.yaml", "extends"),
+    ],
+)
+def test_what_cannot_be_begun_with_is_told(tmp_path, extends, told):
+    path = extending(tmp_path, {"extends": extends})
+    with pytest.raises(UserError) as caught:
+        load_study(path)
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["connectors", "language_models"])
+def test_the_ablations_look_through_the_papers_own_encoders(name):
+    paper = {arm.name: arm for arm in load_study(ROOT / "studies" / "paper.yaml").all_arms()}
+    own = load_study(ROOT / "studies" / f"{name}.yaml").all_arms()
+    assert [arm.encoder.address() for arm in own] == [paper[arm.name].encoder.address() for arm in own]
+    assert len(own) == 2
