@@ -1,6 +1,7 @@
-"""``paribus vlm export`` and ``paribus chat`` on a study that has been run."""
+"""``paribus vlm export | answers`` and ``paribus chat`` on a study that has been run."""
 
 import io
+import json
 import sys
 
 import pytest
@@ -8,6 +9,9 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 from study import Done, leftovers
 from vlm.test_export import QUESTION, run_readme
+
+from paribus.study.study import load_study
+from paribus.types import Runtime
 
 
 @pytest.fixture
@@ -86,12 +90,38 @@ def test_refusals_are_one_sentence_and_exit_2(finished, tmp_path, photo, paribus
         (("chat", study, "clip", photo, "Why?", *cache, *no_vqa), "add vqa to measure"),
         (("chat", study, "clip", photo, "Why?", "--cache", out), f"run `paribus run {study}` first"),
         (("vlm", "export", study, "clip", "--out", out, "--cache", out / "x"), "is not done in"),
+        (
+            ("vlm", "answers", study, "clip", "--out", out, *cache),
+            "clip is not asked 'vmcbench': choose with --benchmark one of glyphqa",
+        ),
+        (
+            ("vlm", "answers", study, "clip", "--benchmark", "glyphqa", "--out", out, "--cache", out / "x"),
+            "What clip answers to glyphqa is not done in",
+        ),
+        (("vlm", "answers", study, "colour-histogram", "--out", out, *cache), "no model of an arm"),
+        (("vlm", "check", study, *cache), "teaches no model with conversations"),
+        (("vlm", "check", study, *cache, *no_vqa), "teaches no model with conversations"),
         (("vlm", "export", tmp_path / "no.yaml", "clip", "--out", out, *cache), "no.yaml"),
     ):
         assert why in paribus(*line).refused()
         assert not out.exists()
     assert paribus("vlm", "export", study, "clip", "--out", out, "--format", "gguf", *cache).code == 2
     assert not leftovers(tmp_path)
+
+
+def test_answers_go_out_as_they_were_scored(finished, tmp_path, paribus):
+    line = ("vlm", "answers", finished / "tiny.yaml", "clip", "--benchmark", "glyphqa", "--out")
+    cache = ("--cache", finished / "cache")
+    done = paribus(*line, tmp_path / "a.json", *cache)
+    assert (done.code, done.out) == (0, f"40 answers: {tmp_path / 'a.json'}\n"), done.err
+    rows = json.loads((tmp_path / "a.json").read_text())
+    study = load_study(finished / "tiny.yaml")
+    (answer,) = next(branch.answers for branch in study.branches() if branch.name == "clip")
+    questions, correct = answer.open(Runtime(cache=finished / "cache"))
+    assert [row["index"] for row in rows] == [question.key for question in questions]
+    told = [row["prediction"] == question.answer for row, question in zip(rows, questions, strict=True)]
+    assert told == correct["seen"].tolist()
+    assert "is there already" in paribus(*line, tmp_path / "a.json", *cache).refused()
 
 
 def test_a_damaged_model_is_refused(finished, tmp_path, paribus):

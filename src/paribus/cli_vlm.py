@@ -1,10 +1,10 @@
-"""The command line's part for models that see: ``paribus vlm export`` and ``paribus chat``."""
+"""The command line's part for models that see: ``paribus vlm check | answers | export``, ``paribus chat``."""
 
 import sys
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,11 +14,13 @@ if TYPE_CHECKING:  # these need torch, and `paribus --help` must not wait for it
     import numpy as np
     from jaxtyping import UInt8
 
+    from paribus.study.answers import Answer
     from paribus.study.downstream import Instruct
+    from paribus.study.stage import Stage
     from paribus.types import Batch, Runtime
     from paribus.vlm.model import VisionLanguage
 
-app = typer.Typer(help="Publish models that see.", no_args_is_help=True)
+app = typer.Typer(help="Check and publish models that see.", no_args_is_help=True)
 
 
 class Format(StrEnum):
@@ -35,6 +37,64 @@ Changes = Annotated[
 ]
 Cache = Annotated[Path, typer.Option("--cache", help="where art, stages and checkpoints lie")]
 CACHE = Path("cache")
+
+
+@app.command()
+def check(
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="a study file, run or not")],
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PATH=VALUE", help="change a setting of the study file"),
+    ] = None,
+    cache: Cache = CACHE,
+    workers: Annotated[int, typer.Option(min=1, help="threads that read pictures")] = 2,
+) -> None:
+    """Read a study's conversations: what is lost of them, and what they hold of its benchmarks."""
+    from paribus.data.conversations import read_meta
+    from paribus.data.preflight import preflight, spell
+    from paribus.study.overlap import overlaps
+    from paribus.study.study import load_study
+    from paribus.types import Runtime
+
+    loaded = load_study(study, tuple(change or ()))
+    runtime = Runtime(cache=cache, workers=workers)
+    found = list(overlaps(answer for branch in loaded.branches() for answer in branch.answers))
+    mixes = {overlap.talks.address(): overlap.talks for overlap in found}
+    if not mixes:
+        raise UserError(
+            f"{study} teaches no model with conversations, so there is nothing to check: give a lesson of "
+            "control.vlm data of kind llava."
+        )
+    for mix in mixes.values():  # all of them before any picture is compared, which takes longer
+        mix.run(runtime)
+        print(f"{mix.config.file}\n{spell(preflight(read_meta(mix.folder(runtime) / 'mix')))}", flush=True)
+    for overlap in found:
+        print(f"{overlap.questions.title} in {overlap.talks.config.file}")
+        print(overlap.run(runtime).spell(), flush=True)
+
+
+@app.command()
+def answers(
+    study: StudyFile,
+    arm: Arm,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="the .csv or .json to write")],
+    benchmark: Annotated[str, typer.Option(help="answers to which one, by its name")] = "vmcbench",
+    seed: Seed = None,
+    change: Changes = None,
+    cache: Cache = CACHE,
+) -> None:
+    """Write a finished arm's answers for others to score, as a split without published answers needs."""
+    if out.exists():
+        raise UserError(f"{out} is there already: choose another file with --out, or remove it.")
+    given, runtime = _answering(study, arm, seed, change, cache)
+    named = {answer.questions.title: answer for answer in given}
+    answer = named.get(benchmark) or named.get(f"{benchmark}-test")
+    if answer is None:
+        raise UserError(
+            f"{arm} is not asked {benchmark!r}: choose with --benchmark one of {', '.join(named)}."
+        )
+    _see_done(answer, f"What {arm} answers to {answer.questions.title}", study, runtime)
+    print(f"{answer.hand_in(runtime, out):,} answers: {out}")
 
 
 @app.command()
@@ -101,6 +161,19 @@ def _finished(
     Raises:
         UserError: the study has no such arm, seed or model, or it is not done.
     """
+    answers, runtime = _answering(path, arm, seed, changes, cache)
+    _see_done(answers[0].vlm, f"The model of {arm}", path, runtime)
+    return answers[0].vlm, runtime
+
+
+def _answering(
+    path: Path, arm: str, seed: int | None, changes: list[str] | None, cache: Path
+) -> tuple[tuple["Answer", ...], "Runtime"]:
+    """The stages that ask an arm's model, done or not.
+
+    Raises:
+        UserError: the study has no such arm, seed or model.
+    """
     from paribus.study.study import load_study
     from paribus.types import Runtime
 
@@ -111,21 +184,26 @@ def _finished(
             f"--seed {seed}: {path} has no such seed; there are {', '.join(map(str, study.seeds))}."
         )
     models = {
-        branch.name: branch.answers[0].vlm
-        for branch in study.branches()
-        if branch.seed == seed and branch.answers
+        branch.name: branch.answers for branch in study.branches() if branch.seed == seed and branch.answers
     }
     if not models:
         raise UserError(f"{path} gives no encoder to a language model: add vqa to measure, and run it.")
     if arm not in models:
         raise UserError(f"{path} has no model of an arm {arm!r}; there are {', '.join(models)}.")
-    runtime = Runtime(cache=cache)
-    if models[arm].cached(runtime) is None:
+    return models[arm], Runtime(cache=cache)
+
+
+def _see_done(stage: "Stage[Any]", what: str, path: Path, runtime: "Runtime") -> None:
+    """See that a stage is done.
+
+    Raises:
+        UserError: it is not, or its files are damaged.
+    """
+    if stage.cached(runtime) is None:
         raise UserError(
-            f"The model of {arm} is not done in {cache}: run `paribus run {path}` first, with the same --set "
+            f"{what} is not done in {runtime.cache}: run `paribus run {path}` first, with the same --set "
             "and --cache."
         )
-    return models[arm], runtime
 
 
 def _picture(path: Path) -> "UInt8[np.ndarray, 'H W 3']":

@@ -525,6 +525,17 @@ def test_only_some_examples_are_kept(tmp_path):
     assert meta.examples["empty conversations"][1].startswith("record 10 (id odd-one~2)")
 
 
+def test_a_hundred_thousand_words_are_left_out_unless_they_are_wanted(tmp_path):
+    long = {"id": "long", "conversations": said("word " * 100_000, "b")}
+    meta, _ = built(tmp_path / "a", [*MIX, long])
+    assert (meta.samples, meta.losses["text"]) == (8, {"too long": 1})
+    assert meta.examples["too long"] == (
+        "record 9 (id long), field 'conversations': it has 500,001 characters, and longest is 100,000",
+    )
+    meta, mix = built(tmp_path / "b", [*MIX, long], longest=1_000_000)
+    assert (meta.lost, mix[8].turns) == ({}, (Turn("word " * 100_000, "b"),))
+
+
 def test_a_picture_under_another_suffix_is_hinted_at(tmp_path):
     record = {"id": "o", "image": "ocr_vqa/images/0060930.jpg", "conversations": said(ASK, "b")}
     meta, _ = built(tmp_path, [*MIX, record])

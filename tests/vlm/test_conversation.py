@@ -191,3 +191,11 @@ def test_conversations_are_remembered_and_forgotten(monkeypatch):
     assert len(chat._kept) == 5
     assert [spoken.ids.tolist() for spoken in chat.speak(asked)] == first
     assert chat.first("A") == chat.tokenizer.encode("A").ids[0]
+
+
+def test_what_shows_no_picture_names_none():
+    """LLaVA's plain wording is of a picture alone; a text in such a mix is its reply alone."""
+    chat = Chat(TOKENIZER, TEMPLATES["plain"], 100, picture=3)
+    (spoken,) = chat.speak([(Turn("what is it?", "a red flower"),)])
+    assert TOKENIZER.decode(spoken.ids.tolist()) == "a red flower\n"
+    assert PICTURE not in spoken.ids

@@ -17,7 +17,7 @@ from paribus.train.loop import fit
 from paribus.train.optim import trainable
 from paribus.train.split import backward
 from paribus.types import IMAGE, Batch, Budget, Clock, Recipe, Runtime, Turn
-from paribus.vlm.answering import ABSENT, first_words, option_scores, without_picture, write
+from paribus.vlm.answering import ABSENT, first_words, option_scores, reply_scores, without_picture, write
 from paribus.vlm.connector import MLPConfig, build_connector
 from paribus.vlm.conversation import PICTURE
 from paribus.vlm.language import build_language_model
@@ -436,3 +436,39 @@ def test_a_batch_of_words_alone_has_no_views():
     encoded = tiny_vlm(eyes=False).encode(batch)
     assert encoded["nll"].shape == (2,)
     assert START not in batch.texts
+
+
+def test_a_batch_whose_replies_do_not_fit_is_refused():
+    model = tiny_vlm()
+    model.chat.context = 18  # a picture's 16, and the start of what is asked
+    with pytest.raises(UserError, match=r"No reply of a batch fits into the 18 tokens"):
+        model.loss(model.encode(tiny_batch()), Clock(0, 0, 1))
+
+
+@pytest.mark.parametrize("pictures", [True, False])
+def test_whole_replies_are_as_likely_as_word_by_word(pictures):
+    """Every option as the whole reply: the sum over its tokens, each asked for by itself."""
+    model, batch = tiny_vlm().eval(), tiny_batch(pictures=pictures, batch=3)
+    says = [("red", "the red flower"), ("temple roof", "blue", "flower"), ("a", "b")]
+    with torch.no_grad():
+        scores = reply_scores(model, batch, says)
+        for row, options in enumerate(says):
+            for place, said in enumerate(options):
+                turns = (batch.turns[row][0]._replace(reply=said),)
+                (whole,) = model.chat.speak([turns])
+                (open_one,) = model.chat.speak([turns], cue=True)
+                total, sight = 0.0, model.sight(batch[row : row + 1])
+                for end in range(len(open_one.ids), len(whole.ids)):
+                    words = model.embed(torch.from_numpy(whole.ids[:end]))
+                    if sight is not None:
+                        words[torch.from_numpy(whole.ids[:end] == PICTURE)] = sight[0]
+                    out = model.language.base_model(
+                        inputs_embeds=words[None],
+                        position_ids=torch.arange(end)[None],
+                        use_cache=False,
+                        groups=((1, end),),
+                    )
+                    likely = model._words(out.last_hidden_state[0, -1:]).log_softmax(-1)
+                    total += float(likely[0, whole.ids[end]])
+                assert float(scores[row, place]) == pytest.approx(total, abs=1e-3)
+    assert torch.isinf(scores[0, 2]) and torch.isinf(scores[2, 2]) and scores.shape == (3, 3)

@@ -20,6 +20,7 @@ from paribus.vqa.scoring import (
     calibrated,
     circular,
     influence,
+    likeliest,
     likelihood,
     majority,
     over_seeds,
@@ -143,6 +144,19 @@ def test_likelihood_is_scipys_softmax():
     scores = drawn(questions) * 30
     places = [q.says.index(q.answer) for q in questions]
     np.testing.assert_allclose(likelihood(scores, questions), softmax(scores, axis=1)[range(80), places])
+
+
+def test_what_is_likeliest_is_said_and_of_equals_the_first():
+    questions = mixed(80)
+    scores = drawn(questions)
+    said = likeliest(scores, questions)
+    right = [answer == question.answer for answer, question in zip(said, questions, strict=True)]
+    assert right == score(scores, questions).tolist()
+    hidden = [one(answer=""), yes_no("")]
+    tied = np.array([[0.0, 1.0, 1.0, 0.0], [2.0, 2.0, -np.inf, -np.inf]])
+    assert likeliest(tied, hidden) == ["B", "Yes"]
+    with pytest.raises(UserError, match="2 rows of scores for 1 questions"):
+        likeliest(tied, hidden[:1])
 
 
 def test_scores_that_fit_no_question_are_named():

@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import json
 from collections import Counter
 
 import numpy as np
@@ -51,15 +52,18 @@ def test_parquet_is_read_as_published(tmp_path):
         np.testing.assert_array_equal(question.image, photo(number % 7))
 
 
-@pytest.mark.parametrize("form", ["bytes", "struct", "path"])
-def test_pictures_may_be_bytes_or_structs_or_paths(tmp_path, form):
+@pytest.mark.parametrize("form", ["bytes", "struct", "path", "base64"])
+def test_pictures_may_be_bytes_or_structs_or_paths_or_base64(tmp_path, form):
     rows = vmcbench_rows(7)
     for number, row in enumerate(rows):
         (tmp_path / f"{number}.png").write_bytes(png(number))
         row["image"] = {
-            "bytes": png(number), "struct": row["image"], "path": {"bytes": None, "path": f"{number}.png"}
-        }[form]  # fmt: skip
-    write_parquet(tmp_path / "dev-0.parquet", rows, () if form == "bytes" else ("image",))
+            "bytes": png(number),
+            "struct": row["image"],
+            "path": {"bytes": None, "path": f"{number}.png"},
+            "base64": base64.b64encode(png(number)).decode(),
+        }[form]
+    write_parquet(tmp_path / "dev-0.parquet", rows, () if form in ("bytes", "base64") else ("image",))
     for number, question in enumerate(read(tmp_path)):
         np.testing.assert_array_equal(question.image, photo(number))
 
@@ -293,9 +297,12 @@ def test_a_file_of_another_kind_is_named(tmp_path):
 def test_answers_are_written_for_the_leaderboard(tmp_path):
     shards(tmp_path, vmcbench_rows(6, first=1000))
     questions = read(tmp_path, split="test")
-    leaderboard(questions, list("ABCDAB"), tmp_path / "out" / "answers.csv")
+    for name in ("answers.csv", "answers.json"):
+        leaderboard(questions, list("ABCDAB"), tmp_path / "out" / name)
     with (tmp_path / "out" / "answers.csv").open(newline="", encoding="utf-8") as handle:
         lines = list(csv.DictReader(handle))
+    told = json.loads((tmp_path / "out" / "answers.json").read_text(encoding="utf-8"))
+    assert [row | {"index": int(row["index"])} for row in lines] == told
     assert [line["prediction"] for line in lines] == list("ABCDAB")
     assert [int(line["index"]) for line in lines] == [1000, 1002, 1004, 1001, 1003, 1005]
     for line, question in zip(lines, questions, strict=True):

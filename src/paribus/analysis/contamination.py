@@ -104,6 +104,20 @@ class Contamination(Config):
 
     sources: dict[str, Overlap]
 
+    def spell(self) -> str:
+        """As a table, a line a source."""
+        head = ("source", "questions", "same picture", "or near it", "same question", "by name")
+        rows = [head, *(_cells(name, found) for name, found in self.sources.items())]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "".join("  ".join(map(str.ljust, row, widths)).rstrip() + "\n" for row in rows)
+
+
+def _cells(source: str, found: Overlap) -> tuple[str, ...]:
+    """One line of the table."""
+    shares = (found.same_picture, found.near_picture, found.same_question)
+    named = {True: "in LLaVA-1.5's mix", False: "not in LLaVA-1.5's mix", None: "-"}[found.in_domain]
+    return (source, f"{found.questions:,}", *(f"{100 * share:.1f}%" for share in shares), named)
+
 
 class _Benchmark(NamedTuple):
     """What is compared: one row a question."""

@@ -1,7 +1,8 @@
 """The stage that asks a finished model: with its picture, without one, and with another's."""
 
 import hashlib
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
@@ -13,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from paribus.encoders.published import evaluate
 from paribus.encoders.vision import EncoderConfig
+from paribus.errors import UserError
 from paribus.files import whole_file, write_json
 from paribus.progress import progress
 from paribus.rng import key_id
@@ -20,11 +22,15 @@ from paribus.study.downstream import Instruct
 from paribus.study.recipe import AskConfig
 from paribus.study.stage import Stage
 from paribus.study.talks import AnyQuestions
-from paribus.types import IMAGE, Batch, Config, Runtime, Turn
-from paribus.vlm.answering import first_words, option_scores, without_picture, write
+from paribus.types import IMAGE, Batch, Config, Runtime, Turn, Turns
+from paribus.vlm.answering import first_words, option_scores, reply_scores, without_picture, write
 from paribus.vlm.model import SEEN, VisionLanguage
-from paribus.vqa import scoring
-from paribus.vqa.benchmark import Benchmark, Question, prompt
+from paribus.vqa import compat, scoring
+from paribus.vqa.benchmark import Benchmark, Question, lists_options, prompt, worded
+from paribus.vqa.handin import write_answers
+from paribus.vqa.vmcbench import VMCBenchConfig, leaderboard
+
+logger = logging.getLogger(__name__)
 
 Way = Literal["seen", "no image", "wrong image"]
 WAYS: tuple[Way, ...] = ("seen", "no image", "wrong image")
@@ -32,6 +38,15 @@ WAYS: tuple[Way, ...] = ("seen", "no image", "wrong image")
 
 BLOCK = 64
 """Questions asked at once."""
+
+HARNESSES: dict[str, Callable[[Sequence[str], Sequence[Question], int], compat.Read]] = {
+    "written, VLMEvalKit's rules": compat.vlmevalkit,
+    "written, lmms-eval's rules": compat.lmms_eval,
+}
+"""Further ways, of the same written answers: who else reads them."""
+
+GUESSES = 0
+"""The seed with which these harnesses guess; equal for all arms, so that luck is no difference."""
 
 
 class AnswerRecord(Config):
@@ -42,6 +57,7 @@ class AnswerRecord(Config):
         description="way -> share of right answers; none without published ones"
     )
     unparsed: int | None = Field(None, description="written answers that name no option, or several")
+    cut: int = Field(0, description="questions that fill the model's context, and may have lost their end")
 
 
 class Answered(NamedTuple):
@@ -66,6 +82,16 @@ class Answer(Stage[AnswerRecord]):
         model = self.vlm.open(runtime).to(runtime.torch_device).eval()
         benchmark = self.questions.test(runtime)
         asking = Asking(model, benchmark, self.ask, self.vlm, self.precision, runtime)
+        cut = asking.cut()
+        if cut:
+            logger.warning(
+                "%d of %d questions of %s fill the language model's context of %d tokens and may have lost "
+                "their end: raise vlm.language.context",
+                cut,
+                len(benchmark),
+                self.questions.title,
+                model.chat.context,
+            )
         scores: dict[str, np.ndarray] = {way: asking.scores(way) for way in WAYS}
         if self.ask.circular:
             scores["rotated"] = asking.rotated()
@@ -73,11 +99,11 @@ class Answer(Stage[AnswerRecord]):
             save_file(scores, path)
         if self.ask.generate:
             write_json(folder / "written.json", asking.written())
-        return self._record(folder, asking.questions)
+        return self._record(folder, asking.questions, cut)
 
-    def _record(self, folder: Path, questions: list[Question]) -> AnswerRecord:
+    def _record(self, folder: Path, questions: list[Question], cut: int) -> AnswerRecord:
         if not all(question.answer for question in questions):
-            return AnswerRecord(questions=len(questions), accuracy={})
+            return AnswerRecord(questions=len(questions), accuracy={}, cut=cut)
         correct = self._correct(folder, questions)
         unparsed = None
         if self.ask.generate:
@@ -86,6 +112,7 @@ class Answer(Stage[AnswerRecord]):
             questions=len(questions),
             accuracy={way: float(right.mean()) for way, right in correct.items()},
             unparsed=unparsed,
+            cut=cut,
         )
 
     def _correct(self, folder: Path, questions: list[Question]) -> dict[str, Bool[np.ndarray, " Q"]]:
@@ -93,19 +120,37 @@ class Answer(Stage[AnswerRecord]):
         correct: dict[str, Bool[np.ndarray, " Q"]]
         correct = {way: scoring.score(scores[way].astype(np.float64), questions) for way in WAYS}
         correct["majority"] = scoring.score(scoring.majority(questions), questions)
+        if self.ask.calibrated:
+            seen, prior = (scores[way].astype(np.float64) for way in ("seen", "no image"))
+            correct["calibrated"] = scoring.score(scoring.calibrated(seen, prior), questions)
         if self.ask.circular:
             turned = [turned for question in questions for turned in scoring.rotations(question)]
             each = scoring.score(scores["rotated"].astype(np.float64), turned)
             correct["circular"] = scoring.circular(each, questions)
         if self.ask.generate:
-            correct["written"] = scoring.score_texts(_written(folder), questions).correct
+            texts = _written(folder)
+            correct["written"] = scoring.score_texts(texts, questions).correct
+            correct |= _read_elsewhere(texts, questions)
         return correct
 
     def open(self, runtime: Runtime) -> Answered:
-        """The questions, and which were answered rightly."""
+        """The questions as they were asked, and which were answered rightly."""
+        questions = _all(self.questions.test(runtime), self.ask.template)
+        return Answered(questions, self._correct(self.folder(runtime), questions))
+
+    def hand_in(self, runtime: Runtime, path: Path) -> int:
+        """Write the likeliest options for whoever scores them; how many.
+
+        VMCBench's test split goes out in its leaderboard's form, all else as a plain table.
+        """
         benchmark = self.questions.test(runtime)
         questions = [benchmark.question(index) for index in range(len(benchmark))]
-        return Answered(questions, self._correct(self.folder(runtime), questions))
+        scores = load_file(self.folder(runtime) / "scores.safetensors")["seen"]
+        config = self.questions.config
+        ranked = isinstance(config, VMCBenchConfig) and config.split == "test"
+        write = leaderboard if ranked else write_answers
+        write(questions, scoring.likeliest(scores, questions), path)
+        return len(questions)
 
     def flops(self) -> float:
         """Forward passes alone; training dominates."""
@@ -114,11 +159,32 @@ class Answer(Stage[AnswerRecord]):
         return len(WAYS) * self.questions.asked * shape.forward(tokens, 1.0)
 
 
+def _all(benchmark: Benchmark, template: str) -> list[Question]:
+    """All questions as a template asks them."""
+    return [worded(benchmark.question(index), template) for index in range(len(benchmark))]
+
+
 def _written(folder: Path) -> list[str]:
     import json
 
     texts: list[str] = json.loads((folder / "written.json").read_text(encoding="utf-8"))
     return texts
+
+
+def _read_elsewhere(texts: list[str], questions: list[Question]) -> dict[str, Bool[np.ndarray, " Q"]]:
+    """Which answers each harness takes for right; none of one that does not read such questions."""
+    found: dict[str, Bool[np.ndarray, " Q"]] = {}
+    for way, read in HARNESSES.items():
+        try:
+            found[way] = read(texts, questions, GUESSES).correct
+        except UserError:
+            continue
+    return found
+
+
+def asked(question: Question, template: str) -> Turns:
+    """A question with its picture, as a conversation whose reply is open."""
+    return (Turn(f"{IMAGE}\n{prompt(question, template)}", ""),)
 
 
 class Asking:
@@ -135,7 +201,7 @@ class Asking:
     ) -> None:
         self.model, self.ask, self.half = model, ask, precision == "bf16"
         self.device = runtime.torch_device
-        self.questions = [benchmark.question(index) for index in range(len(benchmark))]
+        self.questions = _all(benchmark, ask.template)
         configs = [stage.encoder for stage in vlm.looks()]
         self.seen = self._look(configs, vlm)
         digests = [hashlib.sha256(question.image.tobytes()).hexdigest() for question in self.questions]
@@ -152,6 +218,11 @@ class Asking:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
                 rows.append(eyes.look(views).cpu())
         return torch.cat(rows)
+
+    def cut(self) -> int:
+        """How many questions leave no room for a reply beside their picture."""
+        spoken = self.model.chat.speak([asked(each, self.ask.template) for each in self.questions], cue=True)
+        return sum(len(each.ids) >= self.model.chat.context for each in spoken)
 
     def scores(self, way: Way) -> Float32[np.ndarray, "Q C"]:
         """Log-likelihoods of the options, asked in one of the ways."""
@@ -178,18 +249,25 @@ class Asking:
     def _scored(
         self, questions: Sequence[Question], places: np.ndarray, *, blind: bool, label: str
     ) -> Float32[np.ndarray, "Q C"]:
-        words = first_words(self.model.chat, [question.says for question in questions])
-        out = np.empty(words.shape, dtype=np.float32)
-        for start in progress(range(0, len(questions), BLOCK), label=f"questions, {label}", unit="block"):
+        says = [question.says for question in questions]
+        out = np.full((len(says), max(map(len, says))), -np.inf, dtype=np.float32)
+        for start in progress(range(0, len(says), BLOCK), label=f"questions, {label}", unit="block"):
             rows = slice(start, start + BLOCK)
             batch = self._batch(questions[rows], places[rows], blind=blind)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
-                out[rows] = option_scores(self.model, batch, words[rows]).float().numpy()
+                scores = self._likely(batch, says[rows]).float().numpy()
+            out[rows, : scores.shape[1]] = scores
         return out
 
+    def _likely(self, batch: Batch, says: Sequence[Sequence[str]]) -> torch.Tensor:
+        """How likely options are: listed ones by their first token, others as the whole reply."""
+        if lists_options(self.ask.template):
+            return option_scores(self.model, batch, first_words(self.model.chat, says))
+        return reply_scores(self.model, batch, says)
+
     def _batch(self, questions: Sequence[Question], places: np.ndarray, *, blind: bool) -> Batch:
-        asked = [(Turn(f"{IMAGE}\n{prompt(question, self.ask.template)}", ""),) for question in questions]
-        turns = [without_picture(each) for each in asked] if blind else asked
+        shown = [asked(question, self.ask.template) for question in questions]
+        turns = [without_picture(each) for each in shown] if blind else shown
         ids = np.array([key_id(question.key) for question in questions], dtype=np.uint64)
         views = {} if blind else {SEEN: self.seen[torch.from_numpy(places)].to(self.device)}
         return Batch(ids, views, [""] * len(turns), turns)

@@ -266,10 +266,10 @@ def _summed(opened: Opened, seed: int) -> tuple[list[Measure], list[Difference]]
     prefix = _prefix(first)
     right = {name: found.correct["seen"] for name, (_, found) in opened.items()}
     measures, differences = summarise(right, answered.questions, seed)
-    for way in answered.correct:
+    for way in dict.fromkeys(way for _, found in opened.values() for way in found.correct):
         if way != "seen":
-            blind = {name: found.correct[way] for name, (_, found) in opened.items()}
-            rows, _ = summarise(blind, answered.questions, seed)
+            asked = {name: found.correct[way] for name, (_, found) in opened.items() if way in found.correct}
+            rows, _ = summarise(asked, answered.questions, seed)
             measures += [
                 row.model_copy(update={"metric": f"{row.metric}, {way}"}) for row in rows if _total(row)
             ]

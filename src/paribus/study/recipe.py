@@ -87,6 +87,10 @@ class AskConfig(Config):
     template: str = Field("short", description="a name in vqa.benchmark.PROMPTS")
     circular: bool = Field(False, description="also with options rotated, right only if right in all places")
     generate: bool = Field(False, description="also by what the model writes, strictly read")
+    calibrated: bool = Field(
+        False,
+        description="also with each option's likelihood normalised by what the model says without a picture",
+    )
     benchmarks: tuple[AnyBenchmark, ...] = Field((), description="read from their publishers' files")
 
 

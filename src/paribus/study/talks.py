@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from paribus.data.conversations import Conversations, ConversationsConfig, build_mix, read_meta
+from paribus.data.llava import find_files
 from paribus.study.corpora import AnyCorpus, Corpus, fetched_art
 from paribus.study.stage import Stage
 from paribus.types import Config, Runtime, Source
@@ -182,7 +183,8 @@ class Mix(Stage[MixRecord]):
 
     def open(self, runtime: Runtime) -> Source:
         """The conversations."""
-        return Conversations(self.folder(runtime) / "mix")
+        images = self.config.images or find_files(self.config.file).home
+        return Conversations(self.folder(runtime) / "mix", Path(images).expanduser())
 
     def expected(self) -> int:
         """The declared number of records."""

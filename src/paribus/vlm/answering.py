@@ -48,6 +48,24 @@ def option_scores(
     return scores.masked_fill(given == ABSENT, float("-inf"))
 
 
+def reply_scores(model: VisionLanguage, batch: Batch, says: Sequence[Sequence[str]]) -> Float[Tensor, "B C"]:
+    """Log-likelihood of each option as the whole last, open reply; -inf where there is none."""
+    each = np.array([row for row, options in enumerate(says) for _ in options])
+    flat = [said for options in says for said in options]
+    turns = [_replied(batch.turns[row], said) for row, said in zip(each.tolist(), flat, strict=True)]
+    views = {name: view[torch.from_numpy(each)] for name, view in batch.views.items()}
+    asked = Batch(batch.ids[each], views, [""] * len(turns), turns)
+    likely = model.replies(asked).cpu()
+    place = np.concatenate([np.arange(len(options)) for options in says])
+    scores = likely.new_full((len(says), max(map(len, says))), float("-inf"))
+    scores[torch.from_numpy(each), torch.from_numpy(place)] = likely
+    return scores
+
+
+def _replied(turns: Turns, said: str) -> Turns:
+    return (*turns[:-1], turns[-1]._replace(reply=said))
+
+
 def without_picture(turns: Turns) -> Turns:
     """The same conversation about nothing that is shown."""
     first, *rest = turns
@@ -68,9 +86,9 @@ def write(model: VisionLanguage, batch: Batch, limit: int = 32) -> list[str]:
     words, mask = _padded(model, batch)
     chat = model.chat
     stop = chat.tokenizer.token_to_id(chat.template.stop)
-    with _cached_attention(model):
+    with _plainly_writing(model, _greedy(limit, stop)):
         out: Tensor = model.language.generate(  # type: ignore[operator]
-            inputs_embeds=words, attention_mask=mask, generation_config=_greedy(limit, stop)
+            inputs_embeds=words, attention_mask=mask
         )
     ended = [row[: row.index(stop)] if stop in row else row for row in out.tolist()]
     return [text.strip() for text in chat.tokenizer.decode_batch(ended)]
@@ -103,10 +121,18 @@ def _greedy(limit: int, stop: int | None) -> Any:
 
 
 @contextlib.contextmanager
-def _cached_attention(model: VisionLanguage) -> Iterator[None]:
-    """Attention that knows a cache, for as long as replies are written."""
-    model.language.set_attn_implementation(attention_for(model.language.device))
+def _plainly_writing(model: VisionLanguage, settings: Any) -> Iterator[None]:
+    """Attention that knows a cache, and these settings alone, for as long as replies are written.
+
+    Settings that are handed to ``generate`` are not enough: it takes what they leave open from the model's
+    own, and published folders bring penalties, suppressed words and beams along.
+    """
+    language: Any = model.language
+    published = language.generation_config
+    language.generation_config = settings
+    language.set_attn_implementation(attention_for(language.device))
     try:
         yield
     finally:
-        model.language.set_attn_implementation(PACKED)
+        language.generation_config = published
+        language.set_attn_implementation(PACKED)

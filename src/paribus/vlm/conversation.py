@@ -112,8 +112,9 @@ def worded(template: Template, turns: Turns, *, cue: bool = False) -> Pieces:
         cue: whether the last reply is left open, for the model to write.
     """
     pieces = [(template.begin + template.system, False)]
+    shown = template.ask if pictured(turns) else template.ask.replace(IMAGE, "")
     for number, turn in enumerate(turns):
-        pieces.append((template.ask.replace(SPOT, turn.ask) + template.cue, False))
+        pieces.append((shown.replace(SPOT, turn.ask) + template.cue, False))
         if not cue or number < len(turns) - 1:
             pieces += [(template.reply.replace(SPOT, turn.reply), True), (template.after, False)]
     return pieces
@@ -160,10 +161,10 @@ class Chat:
         lead = template.begin + template.system + template.ask.split(SPOT)[0].replace(IMAGE, "")
         taken = picture + len(tokenizer.encode(lead, add_special_tokens=False).ids)
         if taken + LEAST > context:
+            seen = f"A picture has {picture} tokens, {taken} with what" if picture else f"{taken} tokens"
             raise UserError(
-                f"A picture has {picture} tokens, {taken} with what stands before it, and the language "
-                f"model's context is {context}: raise vlm.language.context, or take a resampler for "
-                "vlm.eyes.connector."
+                f"{seen} stand before a question, and the language model's context is {context}: raise "
+                "vlm.language.context, or take a resampler for vlm.eyes.connector."
             )
         self._kept: OrderedDict[tuple[Turns, bool], Spoken] = OrderedDict()
 

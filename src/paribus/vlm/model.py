@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from paribus.encoders.vision import widen
+from paribus.errors import UserError
 from paribus.objectives.base import Objective
 from paribus.types import Batch, Clock, Encoded, Losses
 from paribus.vlm.conversation import PICTURE, Chat, Spoken, pictured
@@ -99,25 +100,31 @@ class VisionLanguage(Objective):
     def encode(self, batch: Batch) -> Encoded:
         """Per sample: summed negative log-likelihood of its replies ``[B]`` and their tokens ``[B]``."""
         spoken = self.chat.speak(batch.turns)
-        row = lay(spoken)
-        counts = torch.tensor([int(each.target.sum()) for each in spoken])
-        starts = row.packed.starts.tolist()
-        said = np.concatenate(
-            [np.flatnonzero(each.target) + s for each, s in zip(spoken, starts, strict=True)]
-        )
-        hidden = self._hidden(batch, row)
-        places_of = torch.from_numpy(said).to(hidden.device)
-        words = row.ids.to(hidden.device)[places_of]
-        nll = self._nll(hidden[places_of - 1], words)
-        owner = torch.arange(len(spoken)).repeat_interleave(counts).to(hidden.device)
-        summed = torch.zeros(len(spoken), device=nll.device, dtype=nll.dtype).index_add(0, owner, nll)
-        return {"nll": summed, "terms": counts.to(hidden.device)}
+        hidden, words = self._said(batch, spoken)
+        return self._summed(self._nll(hidden, words), spoken)
 
     def loss(self, encoded: Encoded, clock: Clock) -> Losses:
-        """Mean over target tokens."""
+        """Mean over target tokens.
+
+        Raises:
+            UserError: there is none.
+        """
         del clock
+        if not len(encoded["nll"]) or not encoded["terms"].any():
+            raise UserError(
+                f"No reply of a batch fits into the {self.chat.context} tokens of vlm.language.context: raise "
+                "it, or take a resampler for vlm.eyes.connector."
+            )
         total = encoded["nll"].sum() / encoded["terms"].sum()
         return Losses(total, {"nll": total.detach()})
+
+    @torch.no_grad()
+    def replies(self, batch: Batch) -> Float[Tensor, " B"]:
+        """Log-likelihood of each conversation's replies, to the token that ends them."""
+        spoken = self.chat.speak(batch.turns)
+        hidden, words = self._said(batch, spoken)
+        with torch.autocast(hidden.device.type, enabled=False):  # see next_words
+            return -self._summed(self._nll(widen(hidden), words), spoken)["nll"]
 
     @torch.no_grad()
     def next_words(self, batch: Batch) -> Float[Tensor, "B words"]:
@@ -141,6 +148,26 @@ class VisionLanguage(Objective):
         else:
             out = self.eyes([view[rows] for view in batch.views.values()])
         return out
+
+    def _said(
+        self, batch: Batch, spoken: Sequence[Spoken]
+    ) -> tuple[Float[Tensor, "targets H"], Int64[Tensor, " targets"]]:
+        """What target words are predicted from, and they themselves, conversation by conversation."""
+        row = lay(spoken)
+        starts = row.packed.starts.tolist()
+        said = np.concatenate(
+            [np.flatnonzero(each.target) + s for each, s in zip(spoken, starts, strict=True)]
+        )
+        hidden = self._hidden(batch, row)
+        places_of = torch.from_numpy(said).to(hidden.device)
+        return hidden[places_of - 1], row.ids.to(hidden.device)[places_of]
+
+    def _summed(self, nll: Float[Tensor, " targets"], spoken: Sequence[Spoken]) -> Encoded:
+        """Negative log-likelihoods conversation by conversation, and how many there are of each."""
+        counts = torch.tensor([int(each.target.sum()) for each in spoken])
+        owner = torch.arange(len(spoken)).repeat_interleave(counts).to(nll.device)
+        summed = torch.zeros(len(spoken), device=nll.device, dtype=nll.dtype).index_add(0, owner, nll)
+        return {"nll": summed, "terms": counts.to(nll.device)}
 
     def _hidden(self, batch: Batch, row: Row) -> Float[Tensor, "T H"]:
         """Last hidden states of the row."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from paribus.rng import numpy_rng
 from paribus.types import NOTHING, Sample, Turn
-from paribus.vqa.benchmark import Question, prompt
+from paribus.vqa.benchmark import Question, prompt, worded
 
 CAPTIONS = 12
 """One sample in this many repeats a caption; a caption has many target tokens, a letter one."""
@@ -47,9 +47,10 @@ class Texts:
         if index % CAPTIONS == 0:
             caption = self.captions[int(rng.integers(len(self.captions)))]
             return Sample(f"caption/{index}", NOTHING, caption, turns=(Turn(f" {caption}", caption),))
-        question = self.questions[index % len(self.questions)]
+        question = worded(self.questions[index % len(self.questions)], self.template)
         places, answer = rng.permutation(len(question.says)), int(rng.integers(len(question.says)))
         given = tuple(question.options[place] for place in places)
-        asked = replace(question, options=given, answer=question.says[answer])
+        asked = replace(question, options=given, answer="")
+        asked = replace(asked, answer=asked.says[answer])
         words = f" {given[answer]}\n{prompt(asked, self.template)}"
         return Sample(f"question/{index}", NOTHING, asked.answer, turns=(Turn(words, asked.answer),))

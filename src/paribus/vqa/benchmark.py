@@ -6,7 +6,7 @@ here a question carries both, ``source`` and ``category``. Other benchmarks have
 answered by yes or no, or count pairs that must both be right (``group``).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -26,8 +26,13 @@ PROMPTS: dict[str, str] = {
     "vlmevalkit": f"Question: {{question}}\nOptions:\n{{options}}\n{_LETTER} \n",
     "lmms-eval": f"Question: {{question}}\nOptions:\n{{options}}\n{_LETTER}\n",
     "short": "{question}\n{options}",
+    "words": "{question}",
 }
-"""Pinned prompt templates: two harnesses word the same question in two ways, so the wording is a setting."""
+"""Pinned prompt templates: two harnesses word the same question in two ways, so the wording is a setting.
+
+One that lists no options has them said themselves, as a cloze (OLMES, Gu et al. 2024): a small language model
+learns what stands in a picture long before it learns which letter stands for it.
+"""
 
 YES_NO = "{question}\nAnswer the question using a single word or phrase."
 """How LLaVA-1.5 asks what is answered by yes or no (its POPE questions)."""
@@ -80,17 +85,40 @@ def check_template(name: str) -> None:
         raise UserError(f"No prompt template is called {name!r}: choose one of {', '.join(PROMPTS)}.")
 
 
+def lists_options(template: str) -> bool:
+    """Whether a template shows the options, so that their letters can be said.
+
+    Raises:
+        UserError: there is no such template.
+    """
+    check_template(template)
+    return "{options}" in PROMPTS[template]
+
+
+def worded(question: Question, template: str) -> Question:
+    """The question as a template asks it: with options that are said themselves, where it lists none.
+
+    Raises:
+        UserError: there is no such template.
+    """
+    if lists_options(template) or not question.lettered:
+        return question
+    answer = question.options[LETTERS.index(question.answer)] if question.answer else ""
+    return replace(question, lettered=False, answer=answer)
+
+
 def prompt(question: Question, template: str = "vmcbench") -> str:
     """What the language model is asked.
 
     Args:
         question: the question.
-        template: a name in ``PROMPTS``; it does not matter where options are not lettered.
+        template: a name in ``PROMPTS``; one that lists options does not matter where these have no letters.
 
     Raises:
         UserError: if there is no such template.
     """
-    check_template(template)
+    if not lists_options(template):
+        return PROMPTS[template].format(question=question.question)
     if not question.lettered:
         return YES_NO.format(question=question.question)
     listed = "\n".join(
@@ -137,7 +165,7 @@ class Asked:
         return len(self.benchmark)
 
     def __getitem__(self, index: int, /) -> Sample:
-        question = self.benchmark.question(index)
+        question = worded(self.benchmark.question(index), self.template)
         factors = {"category": question.category, "source": question.source}
         turn = Turn(f"{IMAGE}\n{prompt(question, self.template)}", question.answer)
         return Sample(question.key, question.image, question.answer, factors, (turn,))

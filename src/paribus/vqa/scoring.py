@@ -84,6 +84,17 @@ def likelihood(scores: Float[np.ndarray, "Q C"], questions: Sequence[Question]) 
     return chosen
 
 
+def likeliest(scores: Float[np.ndarray, "Q C"], questions: Sequence[Question]) -> list[str]:
+    """What the most likely option of each question says; of equals the first, since one must be given.
+
+    Raises:
+        UserError: as ``score``, but for answers that are not published.
+    """
+    _present(scores, questions)
+    places = scores.argmax(axis=1).tolist()
+    return [question.says[place] for question, place in zip(questions, places, strict=True)]
+
+
 def _places(questions: Sequence[Question]) -> Int[np.ndarray, " Q"]:
     """Where each question's answer stands among its options."""
     hidden = next((question.key for question in questions if not question.answer), None)

@@ -6,7 +6,6 @@ same as ``data/tsv/VMCBench_DEV.tsv`` and ``VMCBench_TEST.tsv`` with pictures in
 names the data set that a question is from. How many each has is not published, only that there are twenty.
 """
 
-import csv
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,8 +14,8 @@ from typing import Literal
 from pydantic import Field
 
 from paribus.errors import UserError
-from paribus.files import whole_file
 from paribus.vqa.benchmark import Question
+from paribus.vqa.handin import write_answers
 from paribus.vqa.records import Pictures, Reader, Row, all_rows, home, lenders, letter, matching
 
 SOURCES: dict[str, tuple[str, ...]] = {
@@ -84,7 +83,7 @@ class VMCBenchConfig(Reader):
 
 
 def leaderboard(questions: Sequence[Question], letters: Sequence[str], path: Path) -> None:
-    """Write the answers to the test split as a CSV for the leaderboard.
+    """Write the answers to the test split as a CSV for the leaderboard, or as JSON if the path says so.
 
     The authors score uploads in a Space, suyc21/Automated_Evaluation_for_VMCBench, and no description of the
     form that it takes was found. So this is the table that their own evaluations read (AutoConverter's
@@ -94,30 +93,18 @@ def leaderboard(questions: Sequence[Question], letters: Sequence[str], path: Pat
     Args:
         questions: of the test split, as ``VMCBenchConfig`` reads them.
         letters: a letter for each.
-        path: the CSV to write, whole or not at all.
+        path: the file to write, whole or not at all.
 
     Raises:
         UserError: a question is not VMCBench's, or has no letter of its own.
     """
-    if len(questions) != len(letters):
-        raise UserError(
-            f"There are {len(letters)} letters for {len(questions)} questions: give one for each."
-        )
-    lines = [_line(question, said) for question, said in zip(questions, letters, strict=True)]
-    with whole_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as handle:
-        table = csv.writer(handle)
-        table.writerow(["index", "question", *_OPTIONS, "category", "prediction"])
-        table.writerows(lines)
+    write_answers(questions, letters, path, _published_index)
 
 
-def _line(question: Question, said: str) -> list[str | int]:
+def _published_index(question: Question) -> int:
     name, _, index = question.key.rpartition("-")
     if name != "vmcbench-test":
         raise UserError(
             f"Question {question.key} is not of VMCBench's test split: give those questions only."
         )
-    if said not in question.says:
-        raise UserError(
-            f"The answer {said!r} to question {question.key} is none of {', '.join(question.says)}: give one."
-        )
-    return [int(index), question.question, *question.options, question.source, said]
+    return int(index)
