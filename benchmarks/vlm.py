@@ -62,7 +62,7 @@ from paribus.study.looking import EyeLoader, Kept
 from paribus.study.recipe import AlignLesson, AskConfig, InstructLesson, Lesson
 from paribus.train.loop import Batches, fit
 from paribus.types import IMAGE, NOTHING, Batch, Budget, Runtime, Sample, Turn, Turns
-from paribus.vlm.conversation import PICTURE, TEMPLATES, Chat, Spoken, worded
+from paribus.vlm.conversation import PICTURE, TEMPLATES, Chat, worded
 from paribus.vlm.export import export_llava
 from paribus.vlm.eyes import EyesConfig, build_eyes
 from paribus.vlm.language import LanguageConfig, build_language_model
@@ -128,7 +128,7 @@ SCALES = {
     "cpu": Scale(
         torch.device("cpu"),
         LanguageConfig(
-            kind="llama", hidden=256, layers=6, heads=4, mlp_ratio=8 / 3, context=512, vocabulary=4096
+            kind="llama", hidden=256, layers=6, heads=4, mlp_ratio=2.75, context=512, vocabulary=4096
         ),
         preset("tiny", 16, 112),
         preset("small", 16, 112),
@@ -179,8 +179,12 @@ def tokenizer() -> Tokenizer:
 
 def text(rng: np.random.Generator, tokens: float, shrink: int) -> str:
     """Words, so many on average before they are shrunk."""
-    count = rng.lognormal(np.log(tokens) - SPREAD**2 / 2, SPREAD) / shrink
-    return " ".join(rng.choice(WORDS, max(1, round(count))))
+    return " ".join(rng.choice(WORDS, max(1, round(tokens * spread(rng) / shrink))))
+
+
+def spread(rng: np.random.Generator) -> float:
+    """By how much a length differs from its mean."""
+    return float(rng.lognormal(-(SPREAD**2) / 2, SPREAD))
 
 
 def conversation(rng: np.random.Generator, kind: Kind, shrink: int) -> Turns:
@@ -230,9 +234,10 @@ class Questions:
 
     @staticmethod
     def _made(rng: np.random.Generator, number: int, shrink: int) -> Question:
-        options = tuple(f"{text(rng, 8, shrink)} {k}" for k in range(4))
+        long = spread(rng)  # what is exam material is long in all its parts
+        options = tuple(f"{text(rng, 8 * long, shrink)} {place}" for place in range(4))
         about = {"category": "General", "source": "noise", "key": str(number)}
-        return Question(number, text(rng, 25, shrink), options, "A", image=picture(rng), **about)
+        return Question(number, text(rng, 30 * long, shrink), options, "A", image=picture(rng), **about)
 
 
 class Captioned:
@@ -366,14 +371,16 @@ Row = dict[str, Tensor]
 
 
 def labelled(chat: Chat, batch: Batch, peer: Any, processor: Any) -> Iterator[Row]:
-    """A batch's samples as LLaVA's data set gives them: tokens, labels, a normalised picture if there is one."""
+    """A batch's samples as LLaVA's data set gives them: tokens, labels, and a normalised picture, if any."""
     pixels = processor.image_processor
     mean, std = (torch.tensor(value).view(3, 1, 1) for value in (pixels.image_mean, pixels.image_std))
     for number, each in enumerate(chat.speak(batch.turns)):
         ids = np.where(each.ids == PICTURE, peer.config.image_token_id, each.ids)
         labels = np.where(each.target, each.ids, -100)
-        shown = {"pixel_values": (view[number] - mean) / std for view in batch.views.values()}
-        yield {"input_ids": torch.from_numpy(ids), "labels": torch.from_numpy(labels), **shown}
+        row = {"input_ids": torch.from_numpy(ids), "labels": torch.from_numpy(labels)}
+        if batch.views:
+            row["pixel_values"] = (batch.views["eye0"][number] - mean) / std
+        yield row
 
 
 def padded_right(rows: Sequence[Row]) -> Row:

@@ -99,6 +99,18 @@ def test_a_table_holds_the_questions_as_they_are_asked(tmp_path):
     assert told["image"] == {"_type": "Image"}
 
 
+def test_where_no_options_are_listed_they_are_said(tmp_path):
+    write_task(Few(), "words", tmp_path, "few")
+    first, second = pq.read_table(tmp_path / "few.parquet").to_pylist()
+    assert (first["prompt"], first["says"], first["answer"]) == (
+        "What is it?",
+        ["a temple", "a boat"],
+        "a temple",
+    )
+    assert (second["says"], second["answer"]) == (["Yes", "No"], "No")
+    assert scores.written(first, ["A temple."]) == {"acc": 1.0, "unparsed": 0.0}
+
+
 def test_tasks_say_what_to_do_with_it(tmp_path):
     write_task(Few(), "short", tmp_path, "few")
     written, options = (read_task(tmp_path / f"{name}.yaml") for name in ("few", "few_options"))
@@ -239,25 +251,35 @@ def test_pictures_that_no_png_holds_are_converted():
     assert (query("", [picture]).picture == np.asarray(picture.convert("RGB"))).all()
 
 
+def asked_by_both(folder: Path, template: str | None = None):
+    """An arm as lmms-eval asks it and as Paribus does, and the questions as lmms-eval hands them over."""
+    answer, runtime = arm_of(folder)
+    template = template or answer.ask.template
+    ask = answer.ask.model_copy(update={"template": template})
+    model = answer.vlm.open(runtime).eval()
+    asking = Asking(model, answer.questions.test(runtime), ask, answer.vlm, answer.precision, runtime)
+    queries = [
+        query(prompt(question, template), [Image.fromarray(question.image)]) for question in asking.questions
+    ]
+    return Asked(answer.vlm, template, runtime), asking, queries
+
+
 @pytest.fixture
 def both(finished):
-    """An arm as lmms-eval asks it and as Paribus does, and the questions as lmms-eval hands them over."""
-    answer, runtime = arm_of(finished)
-    model = answer.vlm.open(runtime).eval()
-    asking = Asking(model, answer.questions.test(runtime), answer.ask, answer.vlm, answer.precision, runtime)
-    queries = [
-        query(prompt(question, answer.ask.template), [Image.fromarray(question.image)])
-        for question in asking.questions
-    ]
-    return Asked(answer.vlm, runtime), asking, queries
+    return asked_by_both(finished)
 
 
-def test_answers_are_those_of_paribus(both):
-    asked, asking, queries = both
+@pytest.mark.parametrize("template", ["vmcbench", "short", "words"])
+def test_answers_are_those_of_paribus(finished, template):
+    asked, asking, queries = asked_by_both(finished, template)
     says = [question.says for question in asking.questions]
-    assert asked.write(queries, LIMIT) == asking.written()
+    texts = asking.written()
+    assert asked.write(queries, LIMIT) == texts
     found = asked.options(queries, says)
     assert ([[reply.score for reply in row] for row in found] == asking.scores("seen")).all()
+    if template == "words":
+        would = [[said == text for said in row] for row, text in zip(says, texts, strict=True)]
+        assert [[reply.greedy for reply in row] for row in found] == would
     blind = asked.options([each._replace(picture=None) for each in queries], says)
     assert ([[reply.score for reply in row] for row in blind] == asking.scores("no image")).all()
 
@@ -273,8 +295,8 @@ def test_pictures_and_none_may_be_mixed(both):
     assert np.abs(np.subtract(seen, together)).max() > 0, "a picture is looked at"
 
 
-def test_the_likeliest_word_of_all_is_greedy(both, monkeypatch):
-    asked, _, queries = both
+def test_the_likeliest_word_of_all_is_greedy(finished, monkeypatch):
+    asked, _, queries = asked_by_both(finished, "short")
     first, second = (asked.model.chat.first(word) for word in "AB")
     likely = torch.full((1, 400), -5.0)
     likely[0, first], likely[0, second] = -0.5, -1.0

@@ -22,7 +22,7 @@ from paribus.study.stages import Untrained
 from paribus.study.study import load_study
 from paribus.types import IMAGE, Batch, Runtime, Turn
 from paribus.vqa import scoring
-from paribus.vqa.benchmark import prompt
+from paribus.vqa.benchmark import prompt, worded
 from study import records, timeless
 
 ONLY = ("measure=[vqa]", "baselines=[]")
@@ -48,41 +48,48 @@ def overall(found, metric, task="overall"):
     return {m.arm: m.value for m in found.measures if (m.task, m.metric) == (task, metric)}
 
 
-def shown_one_by_one(answer, runtime, places, *, picture=True):
-    """Log-likelihoods of the letters, each question by itself, of the picture at another place."""
+def asked_one_by_one(answer, runtime, places, *, picture=True):
+    """Log-likelihoods of the options, each question by itself, of the picture at another place."""
     model = answer.vlm.open(runtime).eval()
-    source = answer.questions.test(runtime)
+    source, template = answer.questions.test(runtime), answer.ask.template
     encoder = answer.vlm.looks()[0].encoder
-    letters = [model.chat.first(letter) for letter in "ABCD"]
     rows = []
     for place, question in zip(places, map(source.question, range(len(source))), strict=True):
+        question = worded(question, template)
         image = source.question(int(place)).image
-        ask = prompt(question, answer.ask.template)
-        turns = [(Turn(f"{IMAGE}\n{ask}" if picture else ask, ""),)]
+        ask = prompt(question, template)
         views = {"eye0": evaluate(encoder, [image], answer.vlm.lesson.fit)} if picture else {}
-        batch = Batch(np.zeros(1, dtype=np.uint64), views, [""], turns)
-        rows.append(model.next_words(batch)[0, letters].numpy())
+
+        def batch(reply, ask=f"{IMAGE}\n{ask}" if picture else ask, views=views):
+            return Batch(np.zeros(1, dtype=np.uint64), views, [""], [(Turn(ask, reply),)])
+
+        if question.lettered:
+            letters = [model.chat.first(letter) for letter in question.says]
+            rows.append(model.next_words(batch(""))[0, letters].numpy())
+        else:
+            rows.append(np.array([float(model.replies(batch(said))) for said in question.says]))
     return np.stack(rows)
 
 
-def test_each_way_is_the_model_asked_one_question_at_a_time(finished):
+@pytest.mark.parametrize("template", ["words", "short"])
+def test_each_way_is_the_model_asked_one_question_at_a_time(finished, template):
     """In bf16 against float32: close to each other, and far from what another way gives."""
-    study, runtime = load_study(finished / "tiny.yaml"), Runtime(cache=finished / "cache")
+    study, runtime, _ = ran(finished, f"control.vlm.ask.template={template}")
     answer = answers(study)["dino"][0]
     scores = load_file(answer.folder(runtime) / "scores.safetensors")
     count = len(answer.questions.test(runtime))
     wrong = np.array(scoring.wrong_image_order(count, answer.vlm.seed, _digests(answer, runtime)))
     assert (wrong != np.arange(count)).all() and sorted(wrong) == list(range(count))
     expected = {
-        "seen": shown_one_by_one(answer, runtime, np.arange(count)),
-        "no image": shown_one_by_one(answer, runtime, np.arange(count), picture=False),
-        "wrong image": shown_one_by_one(answer, runtime, wrong),
+        "seen": asked_one_by_one(answer, runtime, np.arange(count)),
+        "no image": asked_one_by_one(answer, runtime, np.arange(count), picture=False),
+        "wrong image": asked_one_by_one(answer, runtime, wrong),
     }
     assert tuple(expected) == WAYS == tuple(way for way in WAYS if way in scores)
     for way in WAYS:
         assert scores[way].shape == (count, 4) and (scores[way] < 0).all()
         near = {other: np.abs(scores[way] - expected[other]).mean() for other in WAYS}
-        assert min(near, key=near.get) == way and near[way] < 0.02, near
+        assert min(near, key=near.get) == way and near[way] < 0.06, near
 
 
 def _digests(answer, runtime):
@@ -96,7 +103,7 @@ def test_every_way_is_measured_beside_the_answers(finished):
     found = collect(study, "tiny", runtime)
     for arm, (answer, *_) in ((arm, given) for arm, given in answers(study).items() if given):
         record = answer.run(runtime)
-        assert set(record.accuracy) == {*WAYS, "majority"} and record.questions == 40
+        assert set(record.accuracy) == {*WAYS, "majority", "calibrated"} and record.questions == 40
         assert record.unparsed is None
         for way, share in record.accuracy.items():
             metric = scoring.MICRO if way == "seen" else f"{scoring.MICRO}, {way}"
@@ -165,7 +172,8 @@ def test_benchmarks_of_ones_own_stand_beside_the_built_in_one_under_their_names(
 
 
 def test_rotated_and_written_answers_are_counted_as_asked_for(finished):
-    study, runtime, found = ran(finished, "control.vlm.ask.circular=true", "control.vlm.ask.generate=true")
+    ask = "control.vlm.ask={template: short, circular: true, generate: true}"
+    study, runtime, found = ran(finished, ask)
     for arm, (answer,) in answers(study).items():
         questions = [answer.questions.test(runtime).question(i) for i in range(40)]
         scores = load_file(answer.folder(runtime) / "scores.safetensors")

@@ -8,16 +8,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image
 
 from paribus.data.conversations import decode_picture
 from paribus.encoders.published import evaluate
 from paribus.encoders.text import clean
 from paribus.errors import UserError
+from paribus.lmms.settings import LIMIT
 from paribus.study.downstream import Instruct
 from paribus.types import IMAGE, NOTHING, Batch, Runtime, Turn
-from paribus.vlm.answering import first_words, write
+from paribus.vlm.answering import first_words, reply_scores, write
+from paribus.vlm.model import SEEN
+from paribus.vqa.benchmark import lists_options
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +33,7 @@ class Query(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """How likely the first token of one option is, and whether no other token is likelier."""
+    """How likely one option is, and whether it is what the model would write."""
 
     score: float
     greedy: bool
@@ -78,11 +81,14 @@ class Asked:
 
     Args:
         stage: the lesson that left it.
+        template: in what words the study asks; where they list no options, these are compared as whole
+            replies, else by their first tokens.
         runtime: where it lies, and where it runs.
     """
 
-    def __init__(self, stage: Instruct, runtime: Runtime) -> None:
+    def __init__(self, stage: Instruct, template: str, runtime: Runtime) -> None:
         self.stage, self.device = stage, runtime.torch_device
+        self.listed = lists_options(template)
         self.model = stage.open(runtime).to(self.device).eval()
 
     def write(self, queries: Sequence[Query], limit: int) -> list[str]:
@@ -91,19 +97,31 @@ class Asked:
             return write(self.model, self._batch(queries), limit)
 
     def options(self, queries: Sequence[Query], says: Sequence[Sequence[str]]) -> list[list[Reply]]:
-        """How likely each option is that a question's reply may say, by its first token.
+        """How likely each option is that a question's reply may say.
 
         Raises:
-            UserError: two options of a question begin with the same token.
+            UserError: they are compared by their first tokens, and two of a question begin with the same.
         """
-        words = first_words(self.model.chat, says)
         with self._rounding():
-            likely = self.model.next_words(self._batch(queries)).float().cpu()
+            batch = self._batch(queries)
+            return self._by_first_token(batch, says) if self.listed else self._whole(batch, says)
+
+    def _by_first_token(self, batch: Batch, says: Sequence[Sequence[str]]) -> list[list[Reply]]:
+        words = first_words(self.model.chat, says)
+        likely = self.model.next_words(batch).float().cpu()
         found = []
         for row, tokens, said in zip(likely, words, says, strict=True):
             scores, most = row[torch.from_numpy(tokens[: len(said)])], row.max()
             found.append([Reply(float(score), bool(score == most)) for score in scores])
         return found
+
+    def _whole(self, batch: Batch, says: Sequence[Sequence[str]]) -> list[list[Reply]]:
+        likely = reply_scores(self.model, batch, says).float().tolist()
+        texts = write(self.model, batch, LIMIT)
+        return [
+            [Reply(score, option == text) for option, score in zip(said, row, strict=False)]
+            for said, row, text in zip(says, likely, texts, strict=True)
+        ]
 
     @contextlib.contextmanager
     def _rounding(self) -> Iterator[None]:
@@ -113,16 +131,23 @@ class Asked:
             yield
 
     def _batch(self, queries: Sequence[Query]) -> Batch:
-        """Questions, prepared as for the lesson; where there is no picture, none is looked at."""
-        pictures = [NOTHING if each.picture is None else each.picture for each in queries]
-        views = {
-            f"eye{place}": evaluate(eye.encoder, pictures, self.stage.lesson.fit).to(self.device)
-            for place, eye in enumerate(self.stage.looks())
-        }
+        """Questions, prepared as for the lesson."""
+        views = {SEEN: self._seen(queries)} if any(each.picture is not None for each in queries) else {}
         asks = [each.text if each.picture is None else f"{IMAGE}\n{each.text}" for each in queries]
         turns = [(Turn(ask, ""),) for ask in asks]
         self._see_room(turns)
         return Batch(np.zeros(len(turns), dtype=np.uint64), views, [""] * len(turns), turns)
+
+    def _seen(self, queries: Sequence[Query]) -> Float[torch.Tensor, "B N D"]:
+        """What the eyes see; of a question without a picture something that nobody looks at."""
+        pictures = [NOTHING if each.picture is None else each.picture for each in queries]
+        configs, fit, eyes = (
+            (eye.encoder for eye in self.stage.looks()),
+            self.stage.lesson.fit,
+            self.model.eyes,
+        )
+        assert eyes is not None
+        return eyes.look([evaluate(config, pictures, fit).to(self.device) for config in configs])
 
     def _see_room(self, turns: Sequence[tuple[Turn, ...]]) -> None:
         chat = self.model.chat

@@ -15,6 +15,7 @@ from paribus.errors import UserError
 from paribus.lmms.asking import Asked, Query, Reply, query
 from paribus.lmms.settings import read_settings, read_writing
 from paribus.progress import progress
+from paribus.study.study import load_study
 
 Visual = Callable[[Any], Any]
 Question = tuple[str, str, int, str]
@@ -40,10 +41,10 @@ class Paribus(lmms):  # type: ignore[misc]
                 "A model of Paribus answers in one process: start lmms-eval without accelerate or torchrun."
             )
         settings = read_settings(given)
-        stage, runtime = finished(
-            settings.study, settings.arm, settings.seed, list(settings.change), settings.cache
-        )
-        self.asked = Asked(stage, runtime.model_copy(update={"device": settings.device}))
+        study, changes = settings.study, settings.change
+        stage, runtime = finished(study, settings.arm, settings.seed, list(changes), settings.cache)
+        template = load_study(study, changes).control.vlm.ask.template
+        self.asked = Asked(stage, template, runtime.model_copy(update={"device": settings.device}))
         self.batch_size = settings.batch_size
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
@@ -68,13 +69,13 @@ class Paribus(lmms):  # type: ignore[misc]
         return texts
 
     def loglikelihood(self, requests: list[Instance]) -> list[GenerationResult]:
-        """Minus the log-likelihood of each option's first token, and whether it is the likeliest of all.
+        """Minus each option's log-likelihood, as the study compares them, and whether it would be written.
 
         lmms-eval takes the least value for the answer, whatever its documentation says; and of a bare pair
         it keeps only the text, so it is handed one that it passes on as it is.
 
         Raises:
-            UserError: two options of a question begin with the same token.
+            UserError: options cannot be told apart by their first tokens.
         """
         options: dict[Question, dict[str, None]] = {}
         sights: dict[Question, Visual] = {}

@@ -14,7 +14,7 @@ from paribus.errors import UserError
 from paribus.files import whole_file, write_text
 from paribus.lmms.settings import LIMIT
 from paribus.progress import progress
-from paribus.vqa.benchmark import PROMPTS, Benchmark, Question, check_template, prompt
+from paribus.vqa.benchmark import PROMPTS, Benchmark, Question, check_template, prompt, worded
 
 SPLIT = "test"
 """What the table is called as a split, which lmms-eval wants of every table."""
@@ -97,7 +97,7 @@ def _write_table(benchmark: Benchmark, template: str, path: Path) -> None:
 
 def _rows(benchmark: Benchmark, template: str, start: int, stop: int) -> Iterator[dict[str, Any]]:
     for index in range(start, stop):
-        question = benchmark.question(index)
+        question = worded(benchmark.question(index), template)
         _check(question)
         plain = ("key", "options", "says", "answer", "category", "source", "group", "lettered")
         yield {

@@ -112,8 +112,8 @@ class VisionLanguage(Objective):
         del clock
         if not len(encoded["nll"]) or not encoded["terms"].any():
             raise UserError(
-                f"No reply of a batch fits into the {self.chat.context} tokens of vlm.language.context: raise "
-                "it, or take a resampler for vlm.eyes.connector."
+                f"No reply of a batch fits into the {self.chat.context} tokens of vlm.language.context: "
+                "raise it, or take a resampler for vlm.eyes.connector."
             )
         total = encoded["nll"].sum() / encoded["terms"].sum()
         return Losses(total, {"nll": total.detach()})
