@@ -1,31 +1,32 @@
-"""A model that sees beside transformers: training and asking, as ratios, in alternating rounds of one process.
+"""A model that sees beside transformers: training and asking, as ratios, in alternating rounds of one run.
 
-    .venv/bin/python benchmarks/vlm.py [cpu|cuda] [case]
+    .venv/bin/python benchmarks/vlm.py [cpu|cuda] [instruct|questions|align ...]
 
 The sides of a case do the same work with the same weights, and take turns; the ratio is that of the medians.
-Memory is what a process grows by in one pass, each side in a process of its own.
+Memory is what a pass takes at most beyond the model, each side in a process of its own.
 
-On CPU everything is about a quarter of a small published model's: a Llama 256 wide of 6 blocks and 4,096
-words, a ViT-Ti/16 at 112 pixels (49 tokens a picture), texts a quarter as long. On CUDA, Qwen2-0.5B's blocks
-with Llama's 32,000 words, ViT-B/16 at 224 pixels (196 tokens), whole texts; and a further column, the share of
-the device's bf16 peak that the work comes to (MFU, model FLOPs without padding). CUDA has not been tried: there
-was no machine with one.
+On CPU everything is a small part of a published model's: a Llama 256 wide of 6 blocks and 4,096 words (6 M
+parameters), a ViT-Ti/16 at 112 pixels (49 tokens a picture), texts a quarter as long. On CUDA, Qwen2-0.5B's
+blocks with Llama's 32,000 words, ViT-B/16 at 224 pixels (196 tokens), whole texts, and a further column: MFU,
+which share of the device's bf16 peak the work comes to, padding not counted. CUDA has not been tried: no
+machine with it was at hand.
 
 **Stage 2**: target tokens a second, of whole training steps with batches of 16, bf16 autocast, fused AdamW
 and clipping. Ours is ``fit`` with packed rows; the peer transformers' ``Trainer`` and
 ``LlavaForConditionalGeneration``, with LLaVA's padding on the right to the longest of the batch. Both get the
-same prepared batches. Lengths follow LLaVA-1.5's 665K, source by source (``MIX``). As in LLaVA
-(``group_by_modality_length``) a batch is of pictures or of text alone, and one in sixteen is text. LLaVA's
-sampler sorts by length only within a global batch, which it deals out to even the devices' loads, so it pads
-no less. Trainer's own ``group_by_length`` would, but decides by length which samples meet in a batch.
+same batches, ready made. Lengths follow LLaVA-1.5's 665K, source by source (``MIX``): 196 tokens of picture
+counted, the mean is 476 tokens. As there (``group_by_modality_length``) a batch is of pictures or of text
+alone, and one in sixteen is text. LLaVA's sampler sorts by length only within a global batch, which it deals
+out to even the devices' loads, so it pads no less. Trainer's own ``group_by_length`` would; but then length
+decides which samples meet in a batch.
 
-**Questions**: questions a second, from pictures to answers, of VMCBench's form. Ours is ``Asking``: one
-forward pass of 64 packed questions. The peers write with transformers' ``generate``, in bf16 throughout, one
-by one and 64 at once padded on the left, and read what is written. They stop after two tokens, which is what
-a model that has learnt to answer with a letter writes; if it says more, it takes longer.
+**Questions**: questions a second, from pictures to answers, of VMCBench's form; their lengths are estimates.
+Ours is ``Asking``: one forward pass for 64 packed questions, by autocast. The peers write with transformers'
+``generate``, in bf16 throughout, one by one or 64 at once padded on the left, and read what is written. They
+stop after two tokens, which is what a model says that has learnt to answer with a letter; more takes longer.
 
 **Stage 1**: pictures a second, of training the connector on captions with the built-in language model (192
-wide, 4 blocks); with features that were kept, and with a ViT-S/16 at 112 pixels (CUDA: ViT-B/16 at 224) that
+wide, 4 blocks): with features that were kept, and with a ViT-S/16 at 112 pixels (CUDA: ViT-B/16 at 224) that
 looks anew. How many times the FLOPs of all else a look takes is part of the line. Keeping costs that look
 once, so it pays from the second time on that the same pictures are shown.
 """
@@ -61,7 +62,7 @@ from paribus.study.downstream import Instruct, forward_flops
 from paribus.study.looking import EyeLoader, Kept
 from paribus.study.recipe import AlignLesson, AskConfig, InstructLesson, Lesson
 from paribus.train.loop import Batches, fit
-from paribus.types import IMAGE, NOTHING, Batch, Budget, Runtime, Sample, Turn, Turns
+from paribus.types import IMAGE, NOTHING, Batch, Budget, Clock, Runtime, Sample, Turn, Turns
 from paribus.vlm.conversation import PICTURE, TEMPLATES, Chat, worded
 from paribus.vlm.export import export_llava
 from paribus.vlm.eyes import EyesConfig, build_eyes
@@ -70,7 +71,7 @@ from paribus.vlm.model import Part, VisionLanguage
 from paribus.vqa import scoring
 from paribus.vqa.benchmark import PROMPTS, Question
 
-ROUNDS = 3
+ROUNDS = 5
 BATCH = 16
 TEXTS = 16
 """One batch in so many is of text alone: ShareGPT has 41 of the mix's 665 thousand records."""
@@ -160,6 +161,7 @@ class Case(NamedTuple):
     amount: float
     unit: str
     sides: Mapping[str, Side]
+    rounds: int = ROUNDS
 
 
 # What is said and shown.
@@ -315,7 +317,7 @@ def instruct(scale: Scale) -> Case:
     own = sum(length for length, _ in sizes)
     padded = sum(len(some) * max(len(one.ids) for one in some) for some in spoken)
     flops = sum(3 * scale.language.shape().forward(*size) for size in sizes)
-    flops += BATCH * sum(map(bool, (batch.views for batch in batches))) * forward_flops(scale.encoder)
+    flops += BATCH * sum(bool(batch.views) for batch in batches) * forward_flops(scale.encoder)
     budget = Budget(samples=BATCH * len(batches), batch=BATCH)
 
     def ours() -> Pass:
@@ -327,6 +329,7 @@ def instruct(scale: Scale) -> Case:
         float(sum(targets for _, targets in sizes)),
         "target tokens/s",
         {"ours": Side(ours, flops), "Trainer": Side(lambda: trainer(model, batches), flops)},
+        rounds=3,  # of half a minute
     )
 
 
@@ -336,7 +339,10 @@ def trainer(model: VisionLanguage, batches: Sequence[Batch]) -> Pass:
 
     peer, processor = llava(model)
     peer.model.vision_tower.requires_grad_(False)
-    samples = [row for batch in batches for row in labelled(model.chat, batch, peer, processor)]
+    told = [list(labelled(model.chat, batch, peer, processor)) for batch in batches]
+    for batch, rows in zip(batches[:2], told, strict=False):  # of text, and of pictures
+        check_same_loss(model, batch, peer, rows)
+    samples = [row for rows in told for row in rows]
 
     def run() -> None:
         recipe = InstructLesson().recipe
@@ -393,6 +399,16 @@ def padded_right(rows: Sequence[Row]) -> Row:
         "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
         **({"pixel_values": torch.stack(shown)} if shown else {}),
     }
+
+
+@torch.no_grad()
+def check_same_loss(model: VisionLanguage, batch: Batch, peer: Any, rows: Sequence[Row]) -> None:
+    """See that both sides learn the same, in float32."""
+    device = model.language.device
+    ours = model.loss(model.encode(batch.to(device)), Clock(0, 0, 1)).total
+    theirs = peer(**{name: value.to(device) for name, value in padded_right(rows).items()}).loss
+    if abs(ours - theirs) > 1e-4 * ours:
+        raise SystemExit(f"The two sides differ: the loss is {ours} here and {theirs} in transformers.")
 
 
 # Questions.
@@ -577,7 +593,7 @@ def measure(device: str, key: str) -> None:
     with quiet():
         case = CASES[key](scale)
         runs = {name: side.build() for name, side in case.sides.items()}
-    turns = [{name: taken(run, scale.device) for name, run in runs.items()} for _ in range(ROUNDS)]
+    turns = [{name: taken(run, scale.device) for name, run in runs.items()} for _ in range(case.rounds)]
     time = {name: statistics.median(turn[name] for turn in turns) for name in runs}
     rate = {name: case.amount / time[name] for name in runs}
     most = {name: memory(device, key, name) for name in runs}

@@ -22,7 +22,7 @@ from paribus.cli_lmms import task
 from paribus.data.conversations import decode_picture
 from paribus.errors import UserError
 from paribus.lmms import scores
-from paribus.lmms.asking import Asked, Query, query
+from paribus.lmms.asking import Finished, Query, query
 from paribus.lmms.settings import LIMIT, Settings, Writing, read_settings, read_writing
 from paribus.lmms.task import write_task
 from paribus.peers import mend_torchvision
@@ -261,7 +261,7 @@ def asked_by_both(folder: Path, template: str | None = None):
     queries = [
         query(prompt(question, template), [Image.fromarray(question.image)]) for question in asking.questions
     ]
-    return Asked(answer.vlm, template, runtime), asking, queries
+    return Finished(answer.vlm, template, runtime), asking, queries
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from paribus.cli_encoder import app as encoder_app
+from paribus.cli_lmms import task
 from paribus.cli_vlm import app as vlm_app
 from paribus.cli_vlm import chat
 from paribus.errors import UserError
@@ -32,6 +33,7 @@ corpus_app = typer.Typer(help="Build, verify and look at a built-in corpus.", no
 app.add_typer(corpus_app, name="corpus")
 app.add_typer(encoder_app, name="encoder")
 app.add_typer(vlm_app, name="vlm")
+vlm_app.command()(task)
 app.command()(chat)
 
 StudyFile = Annotated[

@@ -115,7 +115,7 @@ def export(
 
     if out.exists():
         raise UserError(f"{out} is there already: choose another folder with --out, or remove it.")
-    stage, runtime = _finished(study, arm, seed, change, cache)
+    stage, runtime = finished_model(study, arm, seed, change, cache)
     mind = stage.mind().config
     folder = None
     if isinstance(mind, PretrainedLanguageConfig):
@@ -140,7 +140,7 @@ def chat(
     """Ask a finished arm's model about a picture; it remembers nothing from question to question."""
     import torch
 
-    stage, runtime = _finished(study, arm, seed, change, cache)
+    stage, runtime = finished_model(study, arm, seed, change, cache)
     picture = _picture(image)
     model = stage.open(runtime).to(runtime.torch_device).eval()
     with torch.inference_mode():
@@ -153,7 +153,7 @@ def chat(
                 print(error, file=sys.stderr)  # whoever types may ask otherwise
 
 
-def _finished(
+def finished_model(
     path: Path, arm: str, seed: int | None, changes: list[str] | None, cache: Path
 ) -> tuple["Instruct", "Runtime"]:
     """The stage that left an arm's model.

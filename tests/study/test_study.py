@@ -173,7 +173,7 @@ def refusal(path, *changes):
         ("arms.dino.objective.kind=dinosaur", "arms.dino.objective: .*'dinosaur'.*'clip', 'dino'"),
         ("arms.clip.objective.embd=3", "embd is not a known key"),
         ("arms.clip.because=''", "arms.clip.because: string should have at least 1 character"),
-        ("arms={}", "arms: dictionary should have at least 1 item"),
+        ("arms={}", "the file: arms and published are empty: name at least one encoder"),
         ("seeds=[]", "seeds: .*at least 1 item"),
         (
             "baselines=[random]",

@@ -7,12 +7,18 @@ from safetensors.numpy import load_file
 
 from paribus.encoders.folders import write_transformers
 from paribus.errors import UserError
+from paribus.report.page import write_report
+from paribus.report.tables import summary
 from paribus.study.collect import collect
+from paribus.study.plan import needed, plan, settled, spell
 from paribus.study.run import execute
+from paribus.study.stage import walk
+from paribus.study.stages import PublishedEncoder
 from paribus.study.study import load_study
 from paribus.types import Runtime
 from study import ROOT, copied, small_settings, write_study
 
+NAMED = ("overall", "accuracy (micro)")
 LINEAR = {"eyes.connector": {"kind": "linear"}}
 
 
@@ -58,7 +64,7 @@ def asked(_finished, tmp_path_factory):
 def test_each_is_asked_and_compared(asked):
     study, _, found = asked
     names = ["clip", "dino", "untrained", "elsewhere", *study.vlms]
-    overall = [row for row in found.measures if (row.task, row.metric) == ("overall", "accuracy (micro)")]
+    overall = [row for row in found.measures if (row.task, row.metric) == NAMED]
     assert [row.arm for row in overall] == names
     assert found.models == {"elsewhere": "made elsewhere", **dict.fromkeys(study.vlms, "to be compared")}
     pairs = {(row.arm, row.other) for row in found.differences if row.task == "overall"}
@@ -126,6 +132,37 @@ def test_a_published_encoder_that_changes_is_another(asked, tmp_path):
 )
 def test_what_cannot_be_is_told_at_once(tmp_path, more, told):
     assert told in refusal(tmp_path, **more)
+
+
+def test_published_encoders_alone_are_a_study(asked, tmp_path):
+    """Nothing is pre-trained, and the ledger has nothing to say."""
+    study, runtime, both = asked
+    found = study.published["elsewhere"].model_dump()
+    alone = {"arms": {}, "baselines": [], "published": {"a": found, "b": found}, "reference": "b"}
+    study = study_of(tmp_path, **alone)
+    execute(study, runtime, lambda line: None)
+    alone = collect(study, "alone", runtime)
+    totals = [row for row in alone.measures if (row.task, row.metric) == NAMED]
+    (same,) = (r for r in both.measures if (r.arm, r.task, r.metric) == ("elsewhere", *NAMED))
+    assert {row.arm: row.value for row in totals} == {"a": same.value, "b": same.value}
+    assert not alone.arms and not alone.costs and not alone.ledger and set(alone.models) == {"a", "b"}
+    assert "alone" in summary(alone)
+    write_report(alone, tmp_path, {})
+    ends, choices = settled(study, runtime)
+    assert spell([], list(plan(ends, runtime, 1e9)), choices, needed(ends, runtime, 1), runtime, 1)
+
+
+def test_a_released_encoder_is_planned_before_it_is_there(tmp_path):
+    study = load_study(ROOT / "studies" / "released.yaml")
+    ends, _ = settled(study, Runtime(cache=tmp_path))
+    stages = [stage for stage in walk(ends) if isinstance(stage, PublishedEncoder)]
+    assert len(stages) == len(study.published) == 3 and study.arms == {}
+    with pytest.raises(UserError, match="download the repository Leonardo6/clip-datacomp-12m-16"):
+        stages[0].check(Runtime(cache=tmp_path))
+
+
+def test_a_study_of_nobody_is_refused(tmp_path):
+    assert "arms and published are empty" in refusal(tmp_path, arms={})
 
 
 # A file that begins with another.

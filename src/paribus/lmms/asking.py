@@ -76,7 +76,7 @@ def pixels(visual: Any) -> UInt8[np.ndarray, "H W 3"]:
         raise UserError(f"A picture of mode {visual.mode} cannot be shown: leave its task out.") from error
 
 
-class Asked:
+class Finished:
     """A finished model that is asked as its study asks it, in the study's precision.
 
     Args:
@@ -141,13 +141,9 @@ class Asked:
     def _seen(self, queries: Sequence[Query]) -> Float[torch.Tensor, "B N D"]:
         """What the eyes see; of a question without a picture something that nobody looks at."""
         pictures = [NOTHING if each.picture is None else each.picture for each in queries]
-        configs, fit, eyes = (
-            (eye.encoder for eye in self.stage.looks()),
-            self.stage.lesson.fit,
-            self.model.eyes,
-        )
-        assert eyes is not None
-        return eyes.look([evaluate(config, pictures, fit).to(self.device) for config in configs])
+        configs, fit = [eye.encoder for eye in self.stage.looks()], self.stage.lesson.fit
+        assert self.model.eyes is not None
+        return self.model.eyes.look([evaluate(config, pictures, fit).to(self.device) for config in configs])
 
     def _see_room(self, turns: Sequence[tuple[Turn, ...]]) -> None:
         chat = self.model.chat

@@ -10,9 +10,9 @@ from typing import Any
 from lmms_eval.api.instance import GenerationResult, Instance
 from lmms_eval.api.model import lmms
 
-from paribus.cli_vlm import _finished as finished
+from paribus.cli_vlm import finished_model
 from paribus.errors import UserError
-from paribus.lmms.asking import Asked, Query, Reply, query
+from paribus.lmms.asking import Finished, Query, Reply, query
 from paribus.lmms.settings import read_settings, read_writing
 from paribus.progress import progress
 from paribus.study.study import load_study
@@ -42,9 +42,9 @@ class Paribus(lmms):  # type: ignore[misc]
             )
         settings = read_settings(given)
         study, changes = settings.study, settings.change
-        stage, runtime = finished(study, settings.arm, settings.seed, list(changes), settings.cache)
+        stage, runtime = finished_model(study, settings.arm, settings.seed, list(changes), settings.cache)
         template = load_study(study, changes).control.vlm.ask.template
-        self.asked = Asked(stage, template, runtime.model_copy(update={"device": settings.device}))
+        self.finished = Finished(stage, template, runtime.model_copy(update={"device": settings.device}))
         self.batch_size = settings.batch_size
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
@@ -63,7 +63,7 @@ class Paribus(lmms):  # type: ignore[misc]
         texts = [""] * len(block)
         for way in dict.fromkeys(ways):
             rows = [row for row, wanted in enumerate(ways) if wanted == way]
-            written = self.asked.write([queries[row] for row in rows], way.limit)
+            written = self.finished.write([queries[row] for row in rows], way.limit)
             for row, text in zip(rows, written, strict=True):
                 texts[row] = way.cut(text)
         return texts
@@ -87,15 +87,15 @@ class Paribus(lmms):  # type: ignore[misc]
         for block in self._blocks(list(options), "options"):
             queries = [self._query(each[3], sights[each], (each[0], each[1], each[2])) for each in block]
             says = [list(options[each]) for each in block]
-            for question, row, replies in zip(block, says, self.asked.options(queries, says), strict=True):
+            for question, row, replies in zip(block, says, self.finished.options(queries, says), strict=True):
                 found |= {(question, word): reply for word, reply in zip(row, replies, strict=True)}
         return [GenerationResult((-found[place].score, found[place].greedy)) for place in places]
 
     def _place(self, request: Instance) -> tuple[Question, str]:
-        """Which question a request belongs to, and the option that it asks for."""
+        """Which question a request belongs to, and the option, without the space that tasks put before it."""
         text, said, _, place, task, split = request.args
         option = said(self.task_dict[task][split][place]) if callable(said) else said
-        return (task, split, place, text), str(option).strip()
+        return (task, split, place, text), str(option).removeprefix(" ")
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
         """Not there.

@@ -15,8 +15,10 @@ from paribus.study.answers import Answer, Answered
 from paribus.study.audit import audit
 from paribus.study.claims import PROBE, judge, judge_told
 from paribus.study.control import Treatment
+from paribus.study.corpora import CorpusRecord, ShardsRecord
 from paribus.study.downstream import Language
 from paribus.study.probing import ProbeResult, Scored
+from paribus.study.stage import walk
 from paribus.study.study import Branch, Study
 from paribus.study.talks import Mix, MixRecord, Questions
 from paribus.types import Runtime
@@ -35,7 +37,6 @@ PACKAGES = ("torch", "numpy", "transformers", "tokenizers", "opencv-python-headl
 def collect(study: Study, name: str, runtime: Runtime) -> Results:
     """Gather what every stage recorded; all stages must have run."""
     branches = study.branches()
-    corpus = study.corpus.run(runtime)
     differences = (_probe_differences(study, branches, runtime) if branches else []) + _compared(
         study, runtime
     )
@@ -43,7 +44,8 @@ def collect(study: Study, name: str, runtime: Runtime) -> Results:
     asked, paired = _answers(study, branches, runtime)
     differences += paired
     gallery, counts = _gallery(study, runtime)
-    counted = {f"pictures, {split}": str(count) for split, count in corpus.counts.items()}
+    used = study.corpus.address() in {stage.address() for stage in walk(study.stages())}
+    corpus = study.corpus.run(runtime) if used else None
     return Results(
         study=name,
         hypothesis=" ".join(study.hypothesis.split()),
@@ -53,13 +55,7 @@ def collect(study: Study, name: str, runtime: Runtime) -> Results:
         baselines=list(study.baselines),
         models={name: entry.because for name, entry in study.published.items()}
         | {name: seer.because for name, seer in study.vlms.items()},
-        data={
-            "source": study.control.data.source.kind,
-            "captions mention": study.control.data.captions,
-            **counted,
-            "digest": corpus.digest,
-            **_conversations(branches, runtime),
-        },
+        data={**_pictures(study, corpus), **_conversations(branches, runtime)},
         ledger=audit(study, runtime).rows,
         costs=_costs(study, runtime),
         measures=measures + asked,
@@ -71,6 +67,20 @@ def collect(study: Study, name: str, runtime: Runtime) -> Results:
         attributions=getattr(corpus, "attributions", []),
         environment=environment(runtime),
     )
+
+
+def _pictures(study: Study, corpus: CorpusRecord | ShardsRecord | None) -> dict[str, str]:
+    """What the arms were trained on; nothing where all encoders are published ones."""
+    if corpus is None:
+        return {}
+    counted = {f"pictures, {split}": str(count) for split, count in corpus.counts.items()}
+    data = study.control.data
+    return {
+        "source": data.source.kind,
+        "captions mention": data.captions,
+        **counted,
+        "digest": corpus.digest,
+    }
 
 
 def _conversations(branches: list[Branch], runtime: Runtime) -> dict[str, str]:

@@ -128,19 +128,28 @@ def spell(
 ) -> str:
     """The plan as text: the graph, the arms, what lessons keep and need, the sum."""
     lines = [_stage(stage) for stage in stages]
-    width = max(len(arm.name) for arm in arms)
     lines += [
         "",
-        f"{'arm':<{width}}  seed     steps      samples  forwards  FLOPs/sample     FLOPs  GPU-hours",
-        *(_arm(arm, width) for arm in arms),
-        f"(forwards: of a full-size image, a sample; GPU-hours at {GPU_RATE / 1e12:.0f} TFLOP/s)",
-        "",
+        *_arms(arms),
         *(choice.words() for choice in alike(choices)),
         *(_needed(need, runtime, processes) for need in needs),
         *([""] if needs else ()),
         _sum(stages, runtime.cache, processes),
     ]
     return "\n".join(lines)
+
+
+def _arms(arms: Sequence[ArmCost]) -> list[str]:
+    """What each arm costs, under a head; nothing where none is trained."""
+    if not arms:
+        return []
+    width = max(len(arm.name) for arm in arms)
+    return [
+        f"{'arm':<{width}}  seed     steps      samples  forwards  FLOPs/sample     FLOPs  GPU-hours",
+        *(_arm(arm, width) for arm in arms),
+        f"(forwards: of a full-size image, a sample; GPU-hours at {GPU_RATE / 1e12:.0f} TFLOP/s)",
+        "",
+    ]
 
 
 def _needed(need: Needed, runtime: Runtime, processes: int) -> str:
@@ -169,7 +178,7 @@ def _hours(hours: float) -> str:
 
 def _sum(stages: Sequence[Planned], cache: Path, processes: int) -> str:
     waiting = [stage for stage in stages if not stage.done]
-    flops, seconds = sum(stage.flops for stage in waiting), sum(stage.seconds for stage in waiting)
+    flops, seconds = sum(stage.flops for stage in waiting), sum((stage.seconds for stage in waiting), 0.0)
     wall = f", {_hours(flops / GPU_RATE / 3600 / processes)} h on {processes} GPUs" if processes > 1 else ""
     hours, disk = flops / GPU_RATE / 3600, sum(stage.disk for stage in waiting)
     return (

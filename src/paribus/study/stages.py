@@ -300,7 +300,11 @@ class PublishedEncoder(Stage[PublishedRecord]):
     version: int = 1
     weights: str
     encoder: EncoderConfig
-    digest: str = Field(description="of the weights when the study was read")
+    digest: str = Field(description="of the weights when the study was read; empty if they were not there")
+
+    def check(self, runtime: Runtime) -> None:
+        """See that the weights are there."""
+        self.open(runtime)
 
     def compute(self, folder: Path, runtime: Runtime) -> PublishedRecord:
         """See that the weights are still those."""
@@ -323,10 +327,16 @@ class PublishedEncoder(Stage[PublishedRecord]):
 def published_encoder(weights: str) -> PublishedEncoder:
     """The stage of a folder's encoder, its config and digest read now.
 
+    One of the paper's released encoders can be planned with before its folder is there.
+
     Raises:
         UserError: the folder holds no encoder.
     """
     folder = Path(weights).expanduser()
+    if folder.name in PUBLISHED and not folder.exists():
+        entry = PUBLISHED[folder.name]
+        config = EncoderConfig(patch=entry.patch, width=768, depth=12, heads=12, image_size=224)
+        return PublishedEncoder(weights=weights, encoder=config, digest="")
     changed = max((path.stat().st_mtime_ns for path in folder.glob("*")), default=0) if folder.is_dir() else 0
     config, digest = _described(folder, changed)
     return PublishedEncoder(weights=weights, encoder=config, digest=digest)

@@ -5,7 +5,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from paribus.data.captions import shuffles
 from paribus.encoders.weights import known
@@ -79,7 +79,7 @@ class Study(Config):
     hypothesis: str = Field(min_length=1)
     expect: Expect | None = None
     control: Control
-    arms: dict[str, Treatment] = Field(min_length=1)
+    arms: dict[str, Treatment] = Field({}, description="what is pre-trained")
     baselines: tuple[Baseline, ...] = ()
     published: dict[str, Entry] = Field({}, description="encoders from elsewhere that become eyes too")
     vlms: dict[str, Seer] = Field({}, description="models that see, besides one an arm")
@@ -90,6 +90,12 @@ class Study(Config):
     )
     margin: float = Field(0.03, gt=0, description="equivalence margin for 'similar accuracy'")
     grid: Grid = Grid()
+
+    @model_validator(mode="after")
+    def _someone(self) -> "Study":
+        if not self.arms and not self.published:
+            raise ValueError("arms and published are empty: name at least one encoder")
+        return self
 
     @property
     def corpus(self) -> Corpus | Shards:
@@ -176,7 +182,7 @@ class Study(Config):
         what supervision costs, and keeps its samples if it is cheaper. An arm that begins with another's
         encoder is no competitor for the same budget: it keeps them too.
         """
-        if self.control.level != "compute":
+        if self.control.level != "compute" or not arms:
             return arms
         flops = {name: arm.encoder.flops() for name, arm in arms.items() if arm.encoder.after is None}
         alike = [name for name in flops if arms[name].encoder.encoder == self.control.encoder]
@@ -263,7 +269,7 @@ class Study(Config):
         return self._pairs((*self.arms, *self.published, *self.vlms))
 
     def _pairs(self, names: Sequence[str]) -> list[tuple[str, str]]:
-        if self.reference is None:
+        if self.reference is None or self.reference not in names:
             return list(combinations(names, 2))
         return [(self.reference, name) for name in names if name != self.reference]
 
@@ -338,9 +344,10 @@ def _check(study: Study, path: Path) -> None:
             f"{path}: reference: {study.reference}: arms that are told different things are held against "
             f"shuffled captions: write {shuffled[0]}, or remove the key."
         )
-    if study.reference is not None and study.reference not in study.arms:
+    named = (*study.arms, *study.published)
+    if study.reference is not None and study.reference not in named:
         raise UserError(
-            f"{path}: reference: there is no arm {study.reference!r}; there are {', '.join(study.arms)}."
+            f"{path}: reference: there is no arm {study.reference!r}; there are {', '.join(named)}."
         )
     try:
         _ = study.measured_on if study.measure else None
