@@ -117,7 +117,9 @@ def test_answers_go_out_as_they_were_scored(finished, tmp_path, paribus):
     rows = json.loads((tmp_path / "a.json").read_text())
     study = load_study(finished / "tiny.yaml")
     (answer,) = next(branch.answers for branch in study.branches() if branch.name == "clip")
-    questions, correct = answer.open(Runtime(cache=finished / "cache"))
+    runtime = Runtime(cache=finished / "cache")
+    correct, benchmark = answer.open(runtime).correct, answer.questions.test(runtime)
+    questions = [benchmark.question(place) for place in range(len(benchmark))]  # with letters, as published
     assert [row["index"] for row in rows] == [question.key for question in questions]
     told = [row["prediction"] == question.answer for row, question in zip(rows, questions, strict=True)]
     assert told == correct["seen"].tolist()

@@ -1,5 +1,7 @@
 """Predicted memory: activations against what autograd really keeps, weights and states by arithmetic."""
 
+import re
+
 import pytest
 import torch
 from objectives import ENCODER, TOKENIZER
@@ -83,3 +85,20 @@ def test_what_stays_still_has_no_state(lessons):
     assert needs[1].optimiser < needs[2].optimiser < needs[0].optimiser / 15
     small = full.changed(recipe=full.recipe.model_copy(update={"optimizer": "adamw8bit"}))
     assert predict(small, Runtime()).optimiser == needs[0].optimiser / 4
+
+
+MODELS = [("clip-datacomp-12m-16", "Vicuna-7B"), ("clip, Qwen2-7B", "Qwen2-7B")]
+
+
+@pytest.mark.parametrize(("name", "title"), MODELS)
+def test_the_documented_figures_are_the_predicted_ones(lessons, name, title):
+    """docs/vlm.md's table of the runs on 8 GPUs."""
+    (row,) = re.findall(rf"^\| {title}.*", (ROOT / "docs" / "vlm.md").read_text("utf-8"), re.MULTILINE)
+    instruct, runtime = lessons[name], Runtime(shard=True, recompute=True)
+    flops = [stage.flops() for stage in (instruct.align, instruct)]
+    assert f"{flops[0]:.1e}, {flops[1]:.1e}".replace("e+", "e") in row
+    assert "{:.1f} + {:.1f}".format(*(f / 350e12 / 3600 / 8 for f in flops)) in row
+    needs = [predict(stage, runtime, 8) for stage in (instruct.align, instruct)]
+    steady = [sum(need) - need.whole for need in needs]
+    assert f"{needs[1].whole / 1e9:.0f} GB while it is read" in row
+    assert f"then {steady[0] / 1e9:.0f} and {steady[1] / 1e9:.0f} GB" in row

@@ -2,6 +2,8 @@
 
 import json
 import re
+import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -369,3 +371,19 @@ def test_exporting_changes_nothing_and_repeats(tmp_path):
     assert not [f for f in files if not f.endswith((".json", ".safetensors", ".jinja", ".md"))], "no pickles"
     settings = json.loads((tmp_path / "one" / "config.json").read_text())
     assert settings["text_config"]["use_cache"] is True
+
+
+def test_the_documented_code_says_what_the_folders_own_says(tmp_path, monkeypatch, capsys):
+    """docs/vlm.md, word for word."""
+    text = (Path(__file__).parents[2] / "docs" / "vlm.md").read_text("utf-8")
+    (code,) = re.findall(
+        r"\n((?:    .*\n|\n)*?    from transformers import AutoProcessor.*\n(?:    .*\n|\n)+)", text
+    )
+    export_llava(seeing(), None, tmp_path / "llava-clip", "crop")
+    picture, question = photographs()[0], "What is this?"
+    own = run_readme(tmp_path / "llava-clip", picture, monkeypatch, capsys, question)
+    Image.fromarray(picture).save(tmp_path / "picture.png")
+    monkeypatch.chdir(tmp_path)
+    assert question in code
+    exec(textwrap.dedent(code), {})
+    assert capsys.readouterr().out.rstrip("\n") == own
