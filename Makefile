@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: quickstart test setup weights lint clean
+.PHONY: quickstart test bench setup weights lint clean
 
 quickstart: $(VENV)/.installed $(VENV)/.npm
 	$(BIN)/paribus run studies/quickstart.yaml
@@ -16,6 +16,11 @@ test: $(VENV)/.installed-dev $(VENV)/.npm
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2 $(PYTEST)
+
+# Beside the peers' code, as ratios; about a quarter of an hour on two cores.
+bench: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/supervision.py
+	$(BIN)/python benchmarks/vlm.py
 
 setup: $(VENV)/.installed-dev $(VENV)/.npm
 

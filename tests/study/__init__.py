@@ -215,12 +215,23 @@ def paribus(folder: Path, *argv: str | Path, **settings: Any) -> Done:
 
 def counting(log: Path) -> None:
     """For ``before``: write down the address of every stage that is really computed."""
-    from paribus.study import answers, corpora, downstream, evaluate, naming, probing, stages, talks, texts
+    from paribus.study import (
+        answers,
+        corpora,
+        downstream,
+        evaluate,
+        naming,
+        overlap,
+        probing,
+        stages,
+        talks,
+        texts,
+    )
     from paribus.study.stage import Stage
 
     kinds = {
         kind
-        for module in (corpora, texts, stages, evaluate, probing, naming, talks, downstream, answers)
+        for module in (corpora, texts, stages, evaluate, probing, naming, talks, downstream, answers, overlap)
         for kind in vars(module).values()
         if isinstance(kind, type) and issubclass(kind, Stage) and "compute" in vars(kind)
     }

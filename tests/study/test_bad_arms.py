@@ -21,7 +21,8 @@ from paribus.encoders.folders import write_paribus, write_transformers
 from paribus.encoders.text import END, PAD
 from paribus.encoders.vision import EncoderConfig, VisionEncoder, preset
 from paribus.errors import UserError
-from paribus.study.study import _Once, load_study
+from paribus.study.reading import _Once
+from paribus.study.study import load_study
 from study import edit_json, leftovers, paribus, records, small_settings, write_study
 from study.test_bad_input import tells
 

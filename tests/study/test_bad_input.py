@@ -186,7 +186,7 @@ def test_a_disk_with_too_little_room_is_refused_at_once(tmp_path, tiny_study):
             done = paribus(
                 tmp_path, "run", tiny_study, "--cache", disk / "cache", "--runs", tmp_path / "runs"
             )
-            tells(done.refused(), f"{disk} has 3 MB free|{disk} has 4 MB free", "600 MB", "free some space")
+            tells(done.refused(), f"{disk}/cache has [34] MB free", "600 MB", "free some space")
             assert list(disk.iterdir()) == []
     except PermissionError as error:
         pytest.skip(str(error))

@@ -2,6 +2,7 @@
 
 import pytest
 
+from paribus.errors import UserError
 from paribus.study import keeping
 from paribus.study.downstream import Seen, Taught
 from paribus.study.keeping import alike, choose, keep
@@ -91,3 +92,20 @@ def test_an_undeclared_number_of_pictures_keeps_nothing(monkeypatch, tmp_path):
 
 def test_free_disk_is_that_of_a_folder_to_come(tmp_path):
     assert keeping.free(tmp_path / "not" / "there") == pytest.approx(keeping.free(tmp_path), rel=0.01)
+
+
+def test_what_was_decided_stays(monkeypatch, tmp_path):
+    """Or a lesson that was killed could go on with features that are rounded otherwise than before."""
+    monkeypatch.setattr(keeping, "READ", 1e12)
+    _, choices, _ = decided(monkeypatch, tmp_path, "language_models")
+    assert all(choice.keep for choice in choices.values())
+    keeping.remember(choices, tmp_path)
+    _, again, _ = decided(monkeypatch, tmp_path, "language_models", 0.0)
+    assert all(choice.keep for choice in again.values()), "though the disk is full now"
+    monkeypatch.setattr(keeping, "READ", 1e6)
+    _, other, _ = decided(monkeypatch, tmp_path, "connectors")
+    keeping.remember(other, tmp_path)
+    assert keeping.remembered(tmp_path) == {a: c.keep for a, c in (other | again).items()}
+    (tmp_path / keeping.REMEMBERED).write_text("[")
+    with pytest.raises(UserError, match="kept.json is damaged: delete it"):
+        keeping.remembered(tmp_path)

@@ -1,13 +1,13 @@
 """The record format, the pinned prompts, and questions as samples."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
 from paribus.errors import UserError
 from paribus.types import Source
-from paribus.vqa.benchmark import PROMPTS, Asked, Question, prompt
+from paribus.vqa.benchmark import PROMPTS, Asked, Question, lists_options, prompt, worded
 
 IMAGE = np.zeros((4, 4, 3), np.uint8)
 
@@ -38,6 +38,7 @@ WORDED = {
         "Answer with the option's letter from the given choices directly.\n"
     ),
     "short": "What is {this}?\nA. cat\nB. dog\nC. {A}\nD. bell",
+    "words": "What is {this}?",
 }
 """What every template makes of the question, byte for byte."""
 
@@ -54,7 +55,16 @@ def test_the_harnesses_differ_by_one_space():
 
 @pytest.mark.parametrize("template", PROMPTS)
 def test_yes_no_questions_are_worded_as_llava_does(template):
-    assert prompt(_yes_no(), template) == "Is it?\nAnswer the question using a single word or phrase."
+    words = "\nAnswer the question using a single word or phrase." if lists_options(template) else ""
+    assert prompt(_yes_no(), template) == f"Is it?{words}"
+
+
+def test_without_a_list_the_options_are_said_themselves():
+    question = _question()
+    asked = worded(question, "words")
+    assert asked.says == question.options and asked.answer == question.options["ABCD".index(question.answer)]
+    assert worded(question, "short") is question and worded(_yes_no(), "words") == _yes_no()
+    assert worded(replace(question, answer=""), "words").answer == "", "as where answers are not published"
 
 
 def test_what_an_answer_says():

@@ -105,17 +105,24 @@ def depart(settings: dict[str, Any], confounds: tuple[Confound, ...], arm: str) 
     """
     changed: dict[str, Any] = json.loads(json.dumps(settings))
     for confound in confounds:
-        *parents, last = confound.path.split(".")
-        place: Any = changed
-        for parent in parents:
-            place = place.get(parent) if isinstance(place, dict) else None
-        if not isinstance(place, dict) or last not in place:
+        if not put(changed, confound.path, confound.value):
             raise UserError(
                 f"arms.{arm}.confounds: there is no setting {confound.path!r}; "
                 f"settings begin with {', '.join(sorted(changed))}."
             )
-        place[last] = confound.value
     return changed
+
+
+def put(settings: dict[str, Any], path: str, value: Any) -> bool:
+    """Set what stands at a path, e.g. ``recipe.lr``; whether there is such a setting."""
+    *parents, last = path.split(".")
+    place: Any = settings
+    for parent in parents:
+        place = place.get(parent) if isinstance(place, dict) else None
+    if not isinstance(place, dict) or last not in place:
+        return False
+    place[last] = value
+    return True
 
 
 KINDS: dict[str, tuple[str, ...]] = {

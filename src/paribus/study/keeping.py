@@ -1,14 +1,18 @@
 """Whether a frozen encoder looks at each picture once for all lessons, or again whenever a lesson shows it.
 
-Kept features change nothing but what a study costs. They are kept where several lessons, epochs or models
-look at the same pictures through the same encoders, and reading is cheaper than looking again.
+Kept features change nothing but what a study costs, and rounding. They are kept where several lessons, epochs
+or models look at the same pictures through the same encoders, and reading is cheaper than looking again. What
+was once decided is remembered in the cache, so that a run that goes on, goes on as it began.
 """
 
+import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from paribus.errors import UserError
+from paribus.files import write_json
 from paribus.progress import duration
 from paribus.study.answers import Answer
 from paribus.study.downstream import Align, Instruct, Seen, Taught, forward_flops
@@ -19,6 +23,8 @@ READ = 1e9
 """Bytes a second that features are read from disk at, about."""
 SHARE = 0.5
 """The most of the free disk that is taken for them; what saves most comes first."""
+REMEMBERED = "kept.json"
+"""The file under the cache that says, by address, what was decided."""
 GAIN = 2 / 3
 """They are kept where it costs at most this share of looking each time."""
 
@@ -33,6 +39,7 @@ class Choice(NamedTuple):
     kept: float
     disk: float
     room: float
+    decided: bool | None = None
 
     @property
     def worth(self) -> bool:
@@ -41,7 +48,9 @@ class Choice(NamedTuple):
 
     @property
     def keep(self) -> bool:
-        """Whether they are kept."""
+        """Whether they are kept; what was decided when a lesson began, stays."""
+        if self.decided is not None:
+            return self.decided
         return 0 < self.disk <= self.room and self.worth
 
     def words(self) -> str:
@@ -76,9 +85,13 @@ def choose(ends: Sequence[AnyStage], runtime: Runtime, rate: float) -> dict[str,
 
     Args:
         ends: of a study's graph.
-        runtime: where finished lessons are.
+        runtime: where finished lessons are, and what was decided before.
         rate: FLOP/s that encoders look at.
+
+    Raises:
+        UserError: what was decided before cannot be read.
     """
+    before = remembered(runtime.cache)
     found: dict[str, tuple[Seen, list[Taught]]] = {}
     for lesson in _lessons(ends):
         if not lesson.blinks() and lesson.cached(runtime) is None:
@@ -87,9 +100,33 @@ def choose(ends: Sequence[AnyStage], runtime: Runtime, rate: float) -> dict[str,
     choices = {address: _choice(seen, lessons, rate) for address, (seen, lessons) in found.items()}
     room, settled = SHARE * free(runtime.cache), {}
     for address, choice in sorted(choices.items(), key=lambda item: item[1].kept - item[1].again):
-        settled[address] = choice._replace(room=room)
+        settled[address] = choice._replace(room=room, decided=before.get(address))
         room -= choice.disk if settled[address].keep else 0.0
     return {address: settled[address] for address in choices}
+
+
+def remembered(cache: Path) -> dict[str, bool]:
+    """What was decided before, by the address of what is kept.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = cache / REMEMBERED
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {str(address): bool(kept) for address, kept in found.items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} is damaged: delete it; unfinished lessons are then decided anew.") from error
+
+
+def remember(choices: dict[str, Choice], cache: Path) -> None:
+    """Keep to what was decided."""
+    new = {address: choice.keep for address, choice in choices.items()}
+    if new.keys() - remembered(cache).keys():
+        cache.mkdir(parents=True, exist_ok=True)
+        write_json(cache / REMEMBERED, new | remembered(cache))
 
 
 def free(folder: Path) -> float:

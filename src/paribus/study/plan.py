@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from paribus.progress import duration
 from paribus.study.downstream import Taught
-from paribus.study.keeping import Choice, alike, choose, keep, listed
+from paribus.study.keeping import Choice, alike, choose, keep, listed, remember
 from paribus.study.memory import predict
 from paribus.study.stage import AnyStage, walk
 from paribus.study.stages import Pretrain
@@ -55,10 +55,20 @@ class Needed(NamedTuple):
     bytes: float
 
 
-def settled(study: Study, runtime: Runtime) -> tuple[list[AnyStage], list[Choice]]:
-    """The ends of the graph as they are run, and what was decided about features that could be kept."""
+def settled(
+    study: Study, runtime: Runtime, *, remembering: bool = False
+) -> tuple[list[AnyStage], list[Choice]]:
+    """The ends of the graph as they are run, and what was decided about features that could be kept.
+
+    Args:
+        study: what is run.
+        runtime: where.
+        remembering: whether the decision is kept to from now on.
+    """
     ends = study.stages()
-    choices = choose(ends, runtime, measured_rate(study, runtime))
+    choices = choose(ends, runtime, assumed_rate(runtime))
+    if remembering:
+        remember(choices, runtime.cache)
     return keep(ends, choices), list(choices.values())
 
 
@@ -99,8 +109,12 @@ def measured_rate(study: Study, runtime: Runtime) -> float:
             if record is not None and record.seconds > 0:
                 flops += record.flops_per_sample * record.samples
                 seconds += record.seconds
-    assumed = GPU_RATE if runtime.torch_device.type == "cuda" else ASSUMED_RATE
-    return flops / seconds if seconds else assumed
+    return flops / seconds if seconds else assumed_rate(runtime)
+
+
+def assumed_rate(runtime: Runtime) -> float:
+    """FLOP/s assumed of a kind of device."""
+    return GPU_RATE if runtime.torch_device.type == "cuda" else ASSUMED_RATE
 
 
 def arm_costs(study: Study) -> list[ArmCost]:

@@ -33,7 +33,7 @@ def execute(study: Study, runtime: Runtime, say: Say) -> bool:
     """
     with together() as share:
         # What needs no training comes first, so that what is missing shows before days of work.
-        stages = sorted(walk(settled(study, runtime)[0]), key=_rests_on_training)
+        stages = sorted(walk(_graph(study, runtime, share.first)), key=_rests_on_training)
         waiting = [stage for stage in stages if agreed(share.first and stage.cached(runtime) is None)]
         tell = say if share.first else _silent
         tell(f"{len(stages)} stages, {len(stages) - len(waiting)} of them done")
@@ -49,6 +49,16 @@ def execute(study: Study, runtime: Runtime, say: Say) -> bool:
                 stage.assist(runtime)
             tell(f"[{number}/{len(waiting)}] {stage.address()} done in {time.monotonic() - started:.1f} s")
         return share.first
+
+
+def _graph(study: Study, runtime: Runtime, first: bool) -> list[AnyStage]:
+    """The ends of the graph; of several processes the first decides what is kept, and the others read it."""
+    if first:
+        ends, _ = settled(study, runtime, remembering=True)
+        agreed(True)
+        return ends
+    agreed(True)
+    return settled(study, runtime)[0]
 
 
 def _rests_on_training(stage: AnyStage) -> bool:

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 
 from paribus.errors import UserError
 from paribus.study.answers import Answer
-from paribus.study.control import one_sentence
+from paribus.study.control import one_sentence, put
 from paribus.study.corpora import Corpus
 from paribus.study.downstream import Align, Instruct, Language, PublishedLanguage
 from paribus.study.recipe import CaptionsConfig, Lesson, QuestionsConfig, VisionLanguageConfig
@@ -49,15 +49,10 @@ def departed(vlm: VisionLanguageConfig, change: dict[str, Any], where: str) -> V
     """
     settings = vlm.model_dump(mode="json")
     for path, value in change.items():
-        *parents, last = path.split(".")
-        place: Any = settings
-        for parent in parents:
-            place = place.get(parent) if isinstance(place, dict) else None
-        if not isinstance(place, dict) or last not in place:
+        if not put(settings, path, value):
             raise UserError(
                 f"{where}: there is no setting control.vlm.{path}; settings begin with {', '.join(settings)}."
             )
-        place[last] = value
     try:
         return VisionLanguageConfig.model_validate(settings)
     except ValidationError as error:
