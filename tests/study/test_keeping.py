@@ -107,5 +107,5 @@ def test_what_was_decided_stays(monkeypatch, tmp_path):
     keeping.remember(other, tmp_path)
     assert keeping.remembered(tmp_path) == {a: c.keep for a, c in (other | again).items()}
     (tmp_path / keeping.REMEMBERED).write_text("[")
-    with pytest.raises(UserError, match="kept.json is damaged: delete it"):
+    with pytest.raises(UserError, match=r"kept\.json is damaged: delete it"):
         keeping.remembered(tmp_path)
