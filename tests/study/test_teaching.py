@@ -1,5 +1,8 @@
 """Models that see besides the arms' own: two encoders, published ones, other connectors; extended files."""
 
+import re
+import textwrap
+
 import numpy as np
 import pytest
 import yaml
@@ -16,7 +19,7 @@ from paribus.study.stage import walk
 from paribus.study.stages import PublishedEncoder
 from paribus.study.study import load_study
 from paribus.types import Runtime
-from study import ROOT, copied, small_settings, write_study
+from study import QUICKSTART, ROOT, copied, small_settings, write_study
 
 NAMED = ("overall", "accuracy (micro)")
 LINEAR = {"eyes.connector": {"kind": "linear"}}
@@ -217,3 +220,16 @@ def test_the_ablations_look_through_the_papers_own_encoders(name):
     own = load_study(ROOT / "studies" / f"{name}.yaml").all_arms()
     assert [arm.encoder.address() for arm in own] == [paper[arm.name].encoder.address() for arm in own]
     assert len(own) == 2
+
+
+@pytest.mark.parametrize("begin", ["# my-study.yaml", "published:"])
+def test_the_documented_files_are_studies(tmp_path, begin):
+    """docs/vlm.md's examples, beside the quickstart."""
+    text = (ROOT / "docs" / "vlm.md").read_text("utf-8")
+    (block,) = re.findall(rf"\n((?:    .*\n)*?    {begin}.*\n(?:    .*\n)+)", text)
+    own = yaml.safe_load(textwrap.dedent(block))
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump({"extends": {"file": "quickstart.yaml"}} | own), encoding="utf-8")
+    (tmp_path / "quickstart.yaml").write_text(QUICKSTART.read_text("utf-8"), encoding="utf-8")
+    study = load_study(path)
+    assert {branch.name for branch in study.branches()} >= {"clip", "dino", *study.published, *study.vlms}

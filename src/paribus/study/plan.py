@@ -48,8 +48,12 @@ class ArmCost(NamedTuple):
         return self.flops / GPU_RATE / 3600
 
 
+TOLD = 1e8
+"""Bytes to which memory is told."""
+
+
 class Needed(NamedTuple):
-    """Lessons of the same shape, and the bytes that each needs on one device."""
+    """Lessons that need about as much, and the bytes that each needs on one device."""
 
     lessons: tuple[str, ...]
     bytes: float
@@ -77,7 +81,8 @@ def needed(ends: Sequence[AnyStage], runtime: Runtime, processes: int) -> list[N
     found: dict[float, list[str]] = {}
     for stage in walk(list(ends)):
         if isinstance(stage, Taught) and stage.cached(runtime) is None:
-            found.setdefault(predict(stage, runtime, processes).total, []).append(stage.address())
+            about = round(predict(stage, runtime, processes).total / TOLD) * TOLD
+            found.setdefault(about, []).append(stage.address())
     return [Needed(tuple(lessons), size) for size, lessons in found.items()]
 
 
