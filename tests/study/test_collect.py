@@ -42,7 +42,7 @@ def test_every_number_is_finite_and_inside_its_interval(run):
         assert all(map(math.isfinite, (row.value, row.low, row.high)))
         assert row.low <= row.value + 1e-9 and row.value <= row.high + 1e-9 and row.n >= 1
     assert {row.arm for row in found.measures} == {*found.arms, *found.baselines}
-    blind = {(name, f"{name} without its picture") for name in ("clip", "dino", "untrained")}
+    blind = {(name, f"{name} (blind)") for name in ("clip", "dino", "untrained")}
     assert {(row.arm, row.other) for row in found.differences} == {("clip", "dino")} | blind
 
 
@@ -104,7 +104,7 @@ def test_a_difference_is_the_difference_of_its_two_measures(run):
     values = {(m.section, m.task, m.metric, m.arm): m.value for m in found.measures}
     for section, task, metric, arm in list(values):
         if metric.endswith(", no image"):
-            same = section, task, metric.removesuffix(", no image"), f"{arm} without its picture"
+            same = section, task, metric.removesuffix(", no image"), f"{arm} (blind)"
             values[same] = values[section, task, metric, arm]
     for row in found.differences:
         one, other = (values[row.section, row.task, row.metric, arm] for arm in (row.arm, row.other))
@@ -238,7 +238,7 @@ def test_one_arm_alone_makes_no_claim(finished, tmp_path):
     alone = study.model_copy(update={"arms": {"clip": study.arms["clip"]}, "baselines": ()})
     found = collect(alone, "alone", Runtime(cache=finished / "cache"))
     assert found.measures and found.claims == found.gallery == []
-    assert {(row.arm, row.other) for row in found.differences} == {("clip", "clip without its picture")}
+    assert {(row.arm, row.other) for row in found.differences} == {("clip", "clip (blind)")}
     write_results(found, tmp_path)
 
 

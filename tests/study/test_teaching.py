@@ -71,7 +71,7 @@ def test_each_is_asked_and_compared(asked):
     assert [row.arm for row in overall] == names
     assert found.models == {"elsewhere": "made elsewhere", **dict.fromkeys(study.vlms, "to be compared")}
     pairs = {(row.arm, row.other) for row in found.differences if row.task == "overall"}
-    blind = {(name, f"{name} without its picture") for name in names}
+    blind = {(name, f"{name} (blind)") for name in names}
     assert blind <= pairs
     seeing = [name for name in names if name != "untrained"]  # a baseline is no side of a comparison
     assert {frozenset(pair) for pair in pairs - blind} == {

@@ -290,7 +290,7 @@ def _sighted(opened: Opened, seed: int) -> list[Difference]:
     """What each model's pictures add to what it answers without them."""
     rows: list[Difference] = []
     for name, (answer, found) in opened.items():
-        ways = {name: found.correct["seen"], f"{name} without its picture": found.correct["no image"]}
+        ways = {name: found.correct["seen"], f"{name} (blind)": found.correct["no image"]}
         rows += [_named(row, _prefix(answer)) for row in summarise(ways, found.questions, seed)[1]]
     return [row for row in rows if _total(row)]
 
