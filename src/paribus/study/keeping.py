@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from paribus.errors import UserError
-from paribus.files import write_json
+from paribus.files import disk_errors, write_json
 from paribus.progress import duration
 from paribus.study.answers import Answer
 from paribus.study.downstream import Align, Instruct, Seen, Taught, forward_flops
@@ -115,7 +115,7 @@ def remembered(cache: Path) -> dict[str, bool]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         return {str(address): bool(kept) for address, kept in found.items()}
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{path} is damaged: delete it; unfinished lessons are then decided anew.") from error
@@ -125,8 +125,9 @@ def remember(choices: dict[str, Choice], cache: Path) -> None:
     """Keep to what was decided."""
     new = {address: choice.keep for address, choice in choices.items()}
     if new.keys() - remembered(cache).keys():
-        cache.mkdir(parents=True, exist_ok=True)
-        write_json(cache / REMEMBERED, new | remembered(cache))
+        with disk_errors(cache / REMEMBERED):
+            cache.mkdir(parents=True, exist_ok=True)
+            write_json(cache / REMEMBERED, new | remembered(cache))
 
 
 def free(folder: Path) -> float:
