@@ -1,6 +1,7 @@
 """The command line's part for other harnesses: ``paribus vlm task``."""
 
 import re
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -38,6 +39,11 @@ def task(
     written: list[str] = []
     with whole_folder(out) as folder:
         for answer in answers:
+            if not answer.run(runtime).accuracy:
+                print(f"{answer.questions.title}: no published answers, so no task", file=sys.stderr)
+                continue
             name = f"paribus_{re.sub(r'[^0-9A-Za-z]+', '_', answer.questions.title)}"
             written += write_task(answer.questions.test(runtime), answer.ask.template, folder, name)
+        if not written:
+            raise UserError(f"No benchmark of {study} has published answers: lmms-eval could score nothing.")
     print(f"{out}: {', '.join(written)}")

@@ -66,6 +66,8 @@ def check(
             "control.vlm data of kind llava."
         )
     for mix in mixes.values():  # all of them before any picture is compared, which takes longer
+        if mix.cached(runtime) is not None:
+            print(f"Read before: to read it again, delete {mix.folder(runtime)}.", file=sys.stderr)
         mix.run(runtime)
         print(f"{mix.config.file}\n{spell(preflight(read_meta(mix.folder(runtime) / 'mix')))}", flush=True)
     for overlap in found:

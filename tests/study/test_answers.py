@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from safetensors.numpy import load_file, save_file
 
 from paribus.encoders.published import evaluate
-from paribus.study.answers import WAYS
+from paribus.study.answers import WAYS, Asking, asked
 from paribus.study.collect import collect
 from paribus.study.downstream import Seen, _pictures
 from paribus.study.looking import Kept
@@ -21,6 +21,7 @@ from paribus.study.stage import walk
 from paribus.study.stages import Untrained
 from paribus.study.study import load_study
 from paribus.types import IMAGE, Batch, Runtime, Turn
+from paribus.vlm.answering import replied
 from paribus.vqa import scoring
 from paribus.vqa.benchmark import prompt, worded
 from study import records, timeless
@@ -321,3 +322,30 @@ def test_the_finished_study_recorded_what_it_was_taught(finished):
             for lesson, samples in ((answer.vlm, 64), (answer.vlm.align, 64)):
                 record = timeless(stored[lesson.address()]["record"])
                 assert record["samples"] == samples and record["flops"] == pytest.approx(lesson.flops())
+
+
+def test_options_that_are_said_whole_must_fit_too(finished):
+    """A long one would be compared by its beginning."""
+    study, runtime = load_study(finished / "tiny.yaml"), Runtime(cache=finished / "cache")
+    answer = answers(study)["clip"][0]
+    model = answer.vlm.open(runtime).eval()
+    asking = Asking(model, answer.questions.test(runtime), answer.ask, answer.vlm, answer.precision, runtime)
+    assert asking.cut() == 0
+    longest = [
+        max(len(said.ids) for said in model.chat.speak(replied(asked(question, "words"), question.says)))
+        for question in asking.questions
+    ]
+    model.chat.context = sorted(longest)[len(longest) // 2]
+    assert asking.cut() == sum(length >= model.chat.context for length in longest) < len(longest)
+
+
+def test_a_mix_without_any_picture_is_kept_as_nothing(taught, monkeypatch):
+    plain, runtime = taught
+    for below in plain.align.inputs():
+        below.run(runtime)
+    monkeypatch.setattr(
+        type(plain.align.talks.open(runtime)), "picture_key", lambda self, index: "", raising=False
+    )
+    stage = plain.align.seen()
+    assert stage.run(runtime).pictures == 0
+    assert not stage.open(runtime)[np.arange(3)].any()

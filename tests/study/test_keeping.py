@@ -5,7 +5,7 @@ import pytest
 from paribus.errors import UserError
 from paribus.study import keeping
 from paribus.study.downstream import Seen, Taught
-from paribus.study.keeping import alike, choose, keep
+from paribus.study.keeping import alike, choose, keep, kept_lessons
 from paribus.study.stage import walk
 from paribus.study.study import load_study
 from paribus.types import Runtime
@@ -19,7 +19,7 @@ def decided(monkeypatch, tmp_path, name, bytes_free=1e13, *changes):
     study = load_study(ROOT / "studies" / f"{name}.yaml", changes)
     ends, runtime = study.stages(), Runtime(cache=tmp_path)
     choices = choose(ends, runtime, RATE)
-    return ends, choices, keep(ends, choices)
+    return ends, choices, keep(ends, kept_lessons(choices.values(), tmp_path))
 
 
 def lessons(ends):
@@ -99,13 +99,18 @@ def test_what_was_decided_stays(monkeypatch, tmp_path):
     monkeypatch.setattr(keeping, "READ", 1e12)
     _, choices, _ = decided(monkeypatch, tmp_path, "language_models")
     assert all(choice.keep for choice in choices.values())
-    keeping.remember(choices, tmp_path)
-    _, again, _ = decided(monkeypatch, tmp_path, "language_models", 0.0)
+    keeping.remember(choices.values(), tmp_path)
+    _, again, kept = decided(monkeypatch, tmp_path, "language_models", 0.0)
     assert all(choice.keep for choice in again.values()), "though the disk is full now"
-    monkeypatch.setattr(keeping, "READ", 1e6)
-    _, other, _ = decided(monkeypatch, tmp_path, "connectors")
-    keeping.remember(other, tmp_path)
-    assert keeping.remembered(tmp_path) == {a: c.keep for a, c in (other | again).items()}
+    assert all("as decided before" in choice.words() for choice in again.values())
+    assert all(lesson.keep for lesson in lessons(kept).values() if not lesson.blinks())
+    # A trial settles nothing: its lessons are others, though they look at the same pictures.
+    changes = ("control.vlm.align.budget.samples=512", "control.vlm.instruct.budget.samples=512")
+    _, trial, _ = decided(monkeypatch, tmp_path, "language_models", 1e13, *changes)
+    assert not any(choice.keep for choice in trial.values()) and trial.keys() == again.keys()
+    keeping.remember(trial.values(), tmp_path)
+    _, last, _ = decided(monkeypatch, tmp_path, "language_models", 0.0)
+    assert all(choice.keep for choice in last.values())
     (tmp_path / keeping.REMEMBERED).write_text("[")
     with pytest.raises(UserError, match=r"kept\.json is damaged: delete it"):
         keeping.remembered(tmp_path)

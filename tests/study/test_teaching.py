@@ -69,7 +69,9 @@ def test_each_is_asked_and_compared(asked):
     names = ["clip", "dino", "untrained", "elsewhere", *study.vlms]
     overall = [row for row in found.measures if (row.task, row.metric) == NAMED]
     assert [row.arm for row in overall] == names
-    assert found.models == {"elsewhere": "made elsewhere", **dict.fromkeys(study.vlms, "to be compared")}
+    assert found.models["elsewhere"] == "made elsewhere" and set(found.models) == {"elsewhere", *study.vlms}
+    assert found.models["both"] == "to be compared (clip and dino)"
+    assert found.models["linear"] == 'to be compared (clip; eyes.connector: {"kind": "linear"})'
     pairs = {(row.arm, row.other) for row in found.differences if row.task == "overall"}
     blind = {(name, f"{name} (blind)") for name in names}
     assert blind <= pairs
@@ -129,6 +131,7 @@ def test_a_published_encoder_that_changes_is_another(asked, tmp_path):
         ({"vlms": {"x": seer("clip", **{"eyes.layer": -9})}}, "vlms.x: vlm.eyes.layer is -9"),
         ({"vlms": {"x": seer("clip", **{"ask.template": "y"})}}, "vlms.x.ask.template"),
         ({"vlms": {"x": seer("clip", **{"instruct.recipe.rates": {"text": 1e-3}})}}, "nothing that trains"),
+        ({"vlms": {"x": seer("clip", **{"questions.test": 9})}}, "questions are asked of all models alike"),
         ({"published": {"x": {"weights": "nowhere", "because": "y"}}}, "nowhere is neither a folder"),
         ({"vlms": {"x": seer("clip")}, "measure": ["probes"]}, "add vqa to measure"),
     ],
@@ -212,6 +215,26 @@ def test_what_cannot_be_begun_with_is_told(tmp_path, extends, told):
     with pytest.raises(UserError) as caught:
         load_study(path)
     assert told in str(caught.value)
+
+
+def test_a_preset_and_a_models_changes_are_not_mixed(tmp_path):
+    base = small_settings() | {"vlms": {"x": seer("clip", **LINEAR), "y": seer("dino")}}
+    content = {
+        "extends": {"file": "base.yaml"},
+        "arms": {"clip": {"objective": {"preset": "slip"}}},
+        "vlms": {"x": {"change": {}}},
+    }
+    own = load_study(extending(tmp_path, content, base))
+    assert own.vlms["x"].change == {} and own.vlms["x"].because == own.vlms["y"].because
+    assert own.arms["clip"].objective.kind == "hybrid"
+
+
+def test_nothing_asked_is_nothing_taught_and_told(tmp_path):
+    content = {"extends": {"file": "base.yaml"}, "control": {"vlm": {"questions": None}}}
+    content["control"]["vlm"]["language"] = {"kind": "pretrained", "weights": "smollm2"}
+    content["control"]["vlm"]["instruct"] = {"data": {"kind": "captions"}}
+    with pytest.raises(UserError, match=r"control\.vlm: nothing is asked, so nothing would be taught"):
+        load_study(extending(tmp_path, content))
 
 
 @pytest.mark.parametrize("name", ["connectors", "language_models"])

@@ -6,7 +6,8 @@ from objectives import TOKENIZER
 
 from paribus.encoders.weights import find, known
 from paribus.errors import UserError
-from paribus.types import IMAGE, Turn
+from paribus.study.downstream import PublishedLanguage
+from paribus.types import IMAGE, Runtime, Turn
 from paribus.vlm.conversation import TEMPLATES, Chat, specials, worded
 from paribus.vlm.language import (
     PretrainedLanguageConfig,
@@ -132,3 +133,14 @@ def test_the_real_smollm2_speaks_as_its_tokenizer_says_and_knows_where_paris_is(
     asked = Batch(np.zeros(1, dtype=np.uint64), {}, [""], [turns[:1]])
     assert "Paris" in write(vlm, asked, limit=12)[0]
     assert specials(spoken.template) == ["<|im_start|>", "<|im_end|>"]
+
+
+def test_weights_that_changed_since_lessons_began_are_refused(tmp_path):
+    saved(tmp_path / "model")
+    config = PretrainedLanguageConfig(weights=str(tmp_path / "model"), context=80)
+    stage, runtime = PublishedLanguage(config=config), Runtime(cache=tmp_path / "cache")
+    stage.run(runtime)
+    assert stage.open(runtime).model.config.hidden_size == LANGUAGE.hidden
+    saved(tmp_path / "model", hidden=32)
+    with pytest.raises(UserError, match="has changed since models were taught with it"):
+        stage.open(runtime)

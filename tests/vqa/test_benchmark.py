@@ -65,6 +65,8 @@ def test_without_a_list_the_options_are_said_themselves():
     assert asked.says == question.options and asked.answer == question.options["ABCD".index(question.answer)]
     assert worded(question, "short") is question and worded(_yes_no(), "words") == _yes_no()
     assert worded(replace(question, answer=""), "words").answer == "", "as where answers are not published"
+    twice = replace(question, options=("cat", "dog", "cat", "bell"), answer="C")
+    assert worded(twice, "words").says == ("cat", "dog", "bell") and worded(twice, "words").answer == "cat"
 
 
 def test_what_an_answer_says():

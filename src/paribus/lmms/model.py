@@ -43,7 +43,8 @@ class Paribus(lmms):  # type: ignore[misc]
         settings = read_settings(given)
         study, changes = settings.study, settings.change
         stage, runtime = finished_model(study, settings.arm, settings.seed, list(changes), settings.cache)
-        template = load_study(study, changes).control.vlm.ask.template
+        branches = load_study(study, changes).branches()
+        template = next(b.answers[0].ask.template for b in branches if b.name == settings.arm and b.answers)
         self.finished = Finished(stage, template, runtime.model_copy(update={"device": settings.device}))
         self.batch_size = settings.batch_size
 

@@ -17,7 +17,7 @@ LIMIT = 32
 
 def _changes(given: Any) -> Any:
     """``PATH=VALUE;PATH=VALUE`` as several changes."""
-    return tuple(filter(None, given.split(";"))) if isinstance(given, str) else given
+    return tuple(filter(None, _word(given).split(";"))) if isinstance(given, str) else given
 
 
 def _there(device: str) -> str:
@@ -29,17 +29,23 @@ def _there(device: str) -> str:
     return device
 
 
-Word = Annotated[str, BeforeValidator(str)]
-"""lmms-eval reads what looks like a number as one."""
+def _word(given: Any) -> str:
+    """What lmms-eval took for a number, as it was written; what was quoted for its commas, without quotes."""
+    text = str(given)
+    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+    return text[1:-1] if quoted else text
+
+
+Word = Annotated[str, BeforeValidator(_word)]
 
 
 class Settings(Config):
     """Which model it is, and how it is run."""
 
-    study: Annotated[Path, BeforeValidator(str)]
+    study: Annotated[Path, BeforeValidator(_word)]
     arm: Word
     seed: int | None = None
-    cache: Annotated[Path, BeforeValidator(str)] = Path("cache")
+    cache: Annotated[Path, BeforeValidator(_word)] = Path("cache")
     change: Annotated[tuple[str, ...], BeforeValidator(_changes)] = ()
     batch_size: int = Field(1, ge=1)
     device: Annotated[str, AfterValidator(_there)] = "auto"

@@ -1,6 +1,7 @@
 """The stage that asks a finished model: with its picture, without one, and with another's."""
 
 import hashlib
+import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from paribus.study.recipe import AskConfig
 from paribus.study.stage import Stage
 from paribus.study.talks import AnyQuestions
 from paribus.types import IMAGE, Batch, Config, Runtime, Turn, Turns
-from paribus.vlm.answering import first_words, option_scores, reply_scores, without_picture, write
+from paribus.vlm.answering import first_words, option_scores, replied, reply_scores, without_picture, write
 from paribus.vlm.model import SEEN, VisionLanguage
 from paribus.vqa import compat, scoring
 from paribus.vqa.benchmark import Benchmark, Question, lists_options, prompt, worded
@@ -146,10 +147,11 @@ class Answer(Stage[AnswerRecord]):
         benchmark = self.questions.test(runtime)
         questions = [benchmark.question(index) for index in range(len(benchmark))]
         scores = load_file(self.folder(runtime) / "scores.safetensors")["seen"]
+        said = scoring.likeliest(scores, _all(benchmark, self.ask.template))
         config = self.questions.config
         ranked = isinstance(config, VMCBenchConfig) and config.split == "test"
         write = leaderboard if ranked else write_answers
-        write(questions, scoring.likeliest(scores, questions), path)
+        write(questions, [_as_published(*each) for each in zip(questions, said, strict=True)], path)
         return len(questions)
 
     def flops(self) -> float:
@@ -164,9 +166,12 @@ def _all(benchmark: Benchmark, template: str) -> list[Question]:
     return [worded(benchmark.question(index), template) for index in range(len(benchmark))]
 
 
-def _written(folder: Path) -> list[str]:
-    import json
+def _as_published(question: Question, said: str) -> str:
+    """An answer as the benchmark wants it: a letter, where options have them."""
+    return said if said in question.says else question.says[question.options.index(said)]
 
+
+def _written(folder: Path) -> list[str]:
     texts: list[str] = json.loads((folder / "written.json").read_text(encoding="utf-8"))
     return texts
 
@@ -220,9 +225,18 @@ class Asking:
         return torch.cat(rows)
 
     def cut(self) -> int:
-        """How many questions leave no room for a reply beside their picture."""
-        spoken = self.model.chat.speak([asked(each, self.ask.template) for each in self.questions], cue=True)
-        return sum(len(each.ids) >= self.model.chat.context for each in spoken)
+        """How many questions leave no room for a reply beside their picture; unlisted options are replies."""
+        chat, template = self.model.chat, self.ask.template
+        if lists_options(template):
+            spoken = chat.speak([asked(each, template) for each in self.questions], cue=True)
+            return sum(len(each.ids) >= chat.context for each in spoken)
+        return sum(
+            any(
+                len(said.ids) >= chat.context
+                for said in chat.speak(replied(asked(each, template), each.says))
+            )
+            for each in self.questions
+        )
 
     def scores(self, way: Way) -> Float32[np.ndarray, "Q C"]:
         """Log-likelihoods of the options, asked in one of the ways."""

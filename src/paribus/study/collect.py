@@ -54,7 +54,7 @@ def collect(study: Study, name: str, runtime: Runtime) -> Results:
         arms={arm: treatment.because for arm, treatment in study.arms.items()},
         baselines=list(study.baselines),
         models={name: entry.because for name, entry in study.published.items()}
-        | {name: seer.because for name, seer in study.vlms.items()},
+        | {name: seer.told() for name, seer in study.vlms.items()},
         data={**_pictures(study, corpus), **_conversations(branches, runtime)},
         ledger=audit(study, runtime).rows,
         costs=_costs(study, runtime),

@@ -1,5 +1,6 @@
 """Control, Treatment, Confound: what is equal, what is compared, and what is admitted to differ."""
 
+import copy
 import json
 from typing import Any, Literal
 
@@ -121,7 +122,7 @@ def put(settings: dict[str, Any], path: str, value: Any) -> bool:
         place = place.get(parent) if isinstance(place, dict) else None
     if not isinstance(place, dict) or last not in place:
         return False
-    place[last] = value
+    place[last] = copy.deepcopy(value)  # it belongs to a frozen config, and a later path may lead into it
     return True
 
 

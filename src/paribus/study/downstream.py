@@ -154,8 +154,18 @@ class PublishedLanguage(Stage[ReadRecord]):
         return ReadRecord(digest=digest_of_weights(weights))
 
     def open(self, runtime: Runtime) -> Speaker:
-        """The model, its tokenizer and its wording."""
-        return read_language_model(self.config, self._folder(runtime))
+        """The model, its tokenizer and its wording.
+
+        Raises:
+            UserError: its files are not those that lessons began with.
+        """
+        weights, record = self._folder(runtime), self.cached(runtime)
+        if record is not None and record.digest != digest_of_weights(weights):
+            raise UserError(
+                f"{weights} has changed since models were taught with it: put the files back, or delete "
+                f"{self.folder(runtime)} and what was taught."
+            )
+        return read_language_model(self.config, weights)
 
     def _folder(self, runtime: Runtime) -> Path:
         return find(self.config.weights, runtime.cache / WEIGHTS)
@@ -207,7 +217,11 @@ class Seen(Stage[SeenRecord]):
         loader = EyeLoader(source, configs, fit=self.fit, batch=1, seed=0, workers=1)
         with whole_file(folder / "features.bin") as path:
             kind = np.uint16 if self.half else np.float32
-            kept = np.memmap(path, kind, "w+", shape=shape)
+            room = (
+                max(shape[0], 1),
+                *shape[1:],
+            )  # of no picture at all one row of zeros: no file can be empty
+            kept = np.memmap(path, kind, "w+", shape=room)
             for start in progress(range(0, len(firsts), BLOCK), label="looking", unit="block"):
                 part = firsts[start : start + BLOCK]
                 nothing = np.zeros(len(part), dtype=np.int64)
@@ -219,7 +233,7 @@ class Seen(Stage[SeenRecord]):
                 )
             kept.flush()
         with whole_file(folder / "rows.safetensors") as path:
-            save_file({"rows": rows, "shape": np.array(shape, dtype=np.int64)}, path)
+            save_file({"rows": rows, "shape": np.array(room, dtype=np.int64)}, path)
         return SeenRecord(pictures=shape[0], tokens=shape[1], width=shape[2])
 
     def open(self, runtime: Runtime) -> Kept:

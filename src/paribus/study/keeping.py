@@ -8,8 +8,11 @@ was once decided is remembered in the cache, so that a run that goes on, goes on
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import NamedTuple, TypeVar
+
+from filelock import FileLock
 
 from paribus.errors import UserError
 from paribus.files import disk_errors, write_json
@@ -24,7 +27,7 @@ READ = 1e9
 SHARE = 0.5
 """The most of the free disk that is taken for them; what saves most comes first."""
 REMEMBERED = "kept.json"
-"""The file under the cache that says, by address, what was decided."""
+"""The file under the cache that says what was decided: lesson -> whether it reads kept features."""
 GAIN = 2 / 3
 """They are kept where it costs at most this share of looking each time."""
 
@@ -58,8 +61,11 @@ class Choice(NamedTuple):
         verdict = f"features {'kept' if self.keep else 'not kept'} for {listed(self.lessons)}"
         if not self.pictures:
             return f"{verdict}: the number of pictures is not declared"
-        full = f", of which the disk has {self.room / 1e9:.3g}" if self.worth and not self.keep else ""
-        size = f"{self.disk / 1e9:.3g} GB{full}"
+        full = (
+            f", of which the disk has {self.room / 1e9:.3g}" if self.worth and self.disk > self.room else ""
+        )
+        before = "" if self.decided is None else ", as decided before"
+        size = f"{self.disk / 1e9:.3g} GB{full}{before}"
         return (
             f"{verdict}: {self.looks:,} looks at {self.pictures:,} pictures take about "
             f"{duration(self.again)}, looking once and reading {duration(self.kept)} ({size})"
@@ -93,16 +99,22 @@ def choose(ends: Sequence[AnyStage], runtime: Runtime, rate: float) -> dict[str,
     """
     before = remembered(runtime.cache)
     found: dict[str, tuple[Seen, list[Taught]]] = {}
-    for lesson in _lessons(ends):
+    for lesson in lessons(ends):
         if not lesson.blinks() and lesson.cached(runtime) is None:
             seen = lesson.seen()
             found.setdefault(seen.address(), (seen, []))[1].append(lesson)
-    choices = {address: _choice(seen, lessons, rate) for address, (seen, lessons) in found.items()}
+    choices = {address: _choice(seen, some, rate, before) for address, (seen, some) in found.items()}
     room, settled = SHARE * free(runtime.cache), {}
     for address, choice in sorted(choices.items(), key=lambda item: item[1].kept - item[1].again):
-        settled[address] = choice._replace(room=room, decided=before.get(address))
+        settled[address] = choice._replace(room=room)
         room -= choice.disk if settled[address].keep else 0.0
     return {address: settled[address] for address in choices}
+
+
+def kept_lessons(choices: Iterable[Choice], cache: Path) -> set[str]:
+    """Addresses of the lessons that read kept features; one for which that was decided, stays as it was."""
+    before = remembered(cache)
+    return {name for choice in choices for name in choice.lessons if before.get(name, choice.keep)}
 
 
 def remembered(cache: Path) -> dict[str, bool]:
@@ -121,12 +133,14 @@ def remembered(cache: Path) -> dict[str, bool]:
         raise UserError(f"{path} is damaged: delete it; unfinished lessons are then decided anew.") from error
 
 
-def remember(choices: dict[str, Choice], cache: Path) -> None:
-    """Keep to what was decided."""
-    new = {address: choice.keep for address, choice in choices.items()}
-    if new.keys() - remembered(cache).keys():
-        with disk_errors(cache / REMEMBERED):
-            cache.mkdir(parents=True, exist_ok=True)
+def remember(choices: Iterable[Choice], cache: Path) -> None:
+    """Keep to what was decided; what was decided before, stays."""
+    new = {name: choice.keep for choice in choices for name in choice.lessons}
+    if not new:
+        return
+    with disk_errors(cache / REMEMBERED):
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(cache / f".{REMEMBERED}.lock"):
             write_json(cache / REMEMBERED, new | remembered(cache))
 
 
@@ -138,7 +152,8 @@ def free(folder: Path) -> float:
     return float(shutil.disk_usage(place).free)
 
 
-def _lessons(ends: Sequence[AnyStage]) -> Iterator[Taught]:
+def lessons(ends: Sequence[AnyStage]) -> Iterator[Taught]:
+    """All lessons of a graph, each once, in an order of its own."""
     known: set[str] = set()
     for stage in walk(list(ends)):
         if isinstance(stage, Taught) and stage.address() not in known:
@@ -146,36 +161,35 @@ def _lessons(ends: Sequence[AnyStage]) -> Iterator[Taught]:
             yield stage
 
 
-def _choice(seen: Seen, lessons: Sequence[Taught], rate: float) -> Choice:
+def _choice(seen: Seen, some: Sequence[Taught], rate: float, before: dict[str, bool]) -> Choice:
     pictures = seen.talks.expected()
-    looks = sum(lesson.budget.steps * lesson.budget.batch for lesson in lessons)
+    looks = sum(lesson.budget.steps * lesson.budget.batch for lesson in some)
     look = sum(forward_flops(stage.encoder) for stage in seen.encoders) / rate
     disk = seen.disk()
     read = disk / max(pictures, 1) / READ
-    names = tuple(lesson.address() for lesson in lessons)
-    return Choice(names, looks, pictures, looks * look, pictures * look + looks * read, disk, 0.0)
+    names = tuple(lesson.address() for lesson in some)
+    told = {before[name] for name in names if name in before}
+    decided = True in told if told else None
+    return Choice(names, looks, pictures, looks * look, pictures * look + looks * read, disk, 0.0, decided)
 
 
 S = TypeVar("S", bound=AnyStage)
 
 
-def keep(ends: Sequence[S], choices: dict[str, Choice]) -> list[S]:
-    """The same graph, its lessons reading what is kept for them; no address changes."""
-    return [_kept_answer(end, choices) if isinstance(end, Answer) else end for end in ends]  # type: ignore[misc]
+def keep(ends: Sequence[S], kept: AbstractSet[str]) -> list[S]:
+    """The same graph, some lessons reading what is kept for them; no address changes."""
+    return [_kept_answer(end, kept) if isinstance(end, Answer) else end for end in ends]  # type: ignore[misc]
 
 
-def _kept_answer(answer: Answer, choices: dict[str, Choice]) -> Answer:
+def _kept_answer(answer: Answer, kept: AbstractSet[str]) -> Answer:
     instruct = answer.vlm
-    align: Align = _kept(instruct.align, choices)
-    taught: Instruct = _kept(instruct.changed(align=align), choices)
+    align: Align = _kept(instruct.align, kept)
+    taught: Instruct = _kept(instruct.changed(align=align), kept)
     return answer.changed(vlm=taught)
 
 
 L = TypeVar("L", Align, Instruct)
 
 
-def _kept(lesson: L, choices: dict[str, Choice]) -> L:
-    if lesson.blinks():
-        return lesson
-    choice = choices.get(lesson.seen().address())
-    return lesson.changed(keep=True) if choice is not None and choice.keep else lesson
+def _kept(lesson: L, kept: AbstractSet[str]) -> L:
+    return lesson.changed(keep=True) if lesson.address() in kept else lesson

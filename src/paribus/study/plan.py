@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from paribus.progress import duration
 from paribus.study.downstream import Taught
-from paribus.study.keeping import Choice, alike, choose, keep, listed, remember
+from paribus.study.keeping import Choice, alike, choose, keep, kept_lessons, listed
 from paribus.study.memory import predict
 from paribus.study.stage import AnyStage, walk
 from paribus.study.stages import Pretrain
@@ -59,21 +59,11 @@ class Needed(NamedTuple):
     bytes: float
 
 
-def settled(
-    study: Study, runtime: Runtime, *, remembering: bool = False
-) -> tuple[list[AnyStage], list[Choice]]:
-    """The ends of the graph as they are run, and what was decided about features that could be kept.
-
-    Args:
-        study: what is run.
-        runtime: where.
-        remembering: whether the decision is kept to from now on.
-    """
+def settled(study: Study, runtime: Runtime) -> tuple[list[AnyStage], list[Choice]]:
+    """The ends of the graph as they would be run, and what was decided about features that could be kept."""
     ends = study.stages()
-    choices = choose(ends, runtime, assumed_rate(runtime))
-    if remembering:
-        remember(choices, runtime.cache)
-    return keep(ends, choices), list(choices.values())
+    choices = list(choose(ends, runtime, assumed_rate(runtime)).values())
+    return keep(ends, kept_lessons(choices, runtime.cache)), choices
 
 
 def needed(ends: Sequence[AnyStage], runtime: Runtime, processes: int) -> list[Needed]:

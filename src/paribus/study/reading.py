@@ -77,11 +77,15 @@ def _chosen(base: dict[str, Any], extends: Extends, path: Path) -> dict[str, Any
 
 
 def _over(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """A base with what a file says itself: mappings key by key, but one of a named kind as a whole."""
+    """A base with what a file says itself: mappings key by key, but some as a whole.
+
+    Those are what has a kind or is a preset, and the changes that a model declares.
+    """
     out = dict(base)
     for key, value in own.items():
         below = base.get(key)
-        merged = isinstance(value, dict) and isinstance(below, dict) and "kind" not in value
+        whole = key == "change" or not isinstance(value, dict) or bool({"kind", "preset"} & value.keys())
+        merged = isinstance(below, dict) and not whole
         out[key] = _over(below, value) if merged else value  # type: ignore[arg-type]
     return out
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from paribus.errors import UserError
-from paribus.study.keeping import free
-from paribus.study.plan import settled
+from paribus.study.keeping import choose, free, keep, kept_lessons, lessons, remember
+from paribus.study.plan import assumed_rate
 from paribus.study.stage import AnyStage, walk
 from paribus.study.study import Study
 from paribus.study.training import Training
@@ -52,13 +52,15 @@ def execute(study: Study, runtime: Runtime, say: Say) -> bool:
 
 
 def _graph(study: Study, runtime: Runtime, first: bool) -> list[AnyStage]:
-    """The ends of the graph; of several processes the first decides what is kept, and the others read it."""
+    """The ends of the graph; of several processes the first decides what is kept, and tells the others."""
+    ends = study.stages()
+    kept: set[str] = set()
     if first:
-        ends, _ = settled(study, runtime, remembering=True)
-        agreed(True)
-        return ends
-    agreed(True)
-    return settled(study, runtime)[0]
+        choices = choose(ends, runtime, assumed_rate(runtime)).values()
+        remember(choices, runtime.cache)
+        kept = kept_lessons(choices, runtime.cache)
+    names = [lesson.address() for lesson in lessons(ends)]
+    return keep(ends, {name for name in names if agreed(name in kept)})
 
 
 def _rests_on_training(stage: AnyStage) -> bool:

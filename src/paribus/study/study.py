@@ -361,7 +361,7 @@ def _check(study: Study, path: Path) -> None:
 
 def _check_sight(study: Study, arms: dict[str, Arm], path: Path) -> None:
     """What is asked of language models that see, and whether encoders can be their eyes."""
-    if study.measure:
+    if "vqa" in study.measure:
         study.teaching(study.control.vlm).check(f"{path}: control.vlm")
     if "vqa" not in study.measure:
         if study.published or study.vlms:

@@ -4,6 +4,7 @@ Each is the control's downstream, with the changes that it declares: two encoder
 encoder, another connector or language model, weights that move otherwise.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -40,6 +41,11 @@ class Seer(Config):
         {}, description="settings of control.vlm by path, e.g. {eyes.connector: {kind: linear}}"
     )
 
+    def told(self) -> str:
+        """Why it is there, and all that it has otherwise than the arms' own models."""
+        changes = [f"{path}: {json.dumps(value)}" for path, value in self.change.items()]
+        return f"{self.because} ({'; '.join([' and '.join(self.encoders), *changes])})"
+
 
 def departed(vlm: VisionLanguageConfig, change: dict[str, Any], where: str) -> VisionLanguageConfig:
     """The downstream with the changes that a model declares.
@@ -49,6 +55,10 @@ def departed(vlm: VisionLanguageConfig, change: dict[str, Any], where: str) -> V
     """
     settings = vlm.model_dump(mode="json")
     for path, value in change.items():
+        if path.split(".")[0] == "questions":
+            raise UserError(
+                f"{where}: questions are asked of all models alike: change control.vlm.questions."
+            )
         if not put(settings, path, value):
             raise UserError(
                 f"{where}: there is no setting control.vlm.{path}; settings begin with {', '.join(settings)}."
@@ -101,6 +111,11 @@ class Teaching:
         Raises:
             UserError: a template or a benchmark is not what it should be.
         """
+        if self.vlm.questions is None and not self.vlm.ask.benchmarks:
+            raise UserError(
+                f"{where}: nothing is asked, so nothing would be taught: name a benchmark under "
+                "ask.benchmarks, or remove questions: null."
+            )
         try:
             check_template(self.vlm.ask.template)
         except UserError as error:

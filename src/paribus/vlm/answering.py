@@ -51,8 +51,7 @@ def option_scores(
 def reply_scores(model: VisionLanguage, batch: Batch, says: Sequence[Sequence[str]]) -> Float[Tensor, "B C"]:
     """Log-likelihood of each option as the whole last, open reply; -inf where there is none."""
     each = np.array([row for row, options in enumerate(says) for _ in options])
-    flat = [said for options in says for said in options]
-    turns = [_replied(batch.turns[row], said) for row, said in zip(each.tolist(), flat, strict=True)]
+    turns = [given for row, options in enumerate(says) for given in replied(batch.turns[row], options)]
     views = {name: view[torch.from_numpy(each)] for name, view in batch.views.items()}
     asked = Batch(batch.ids[each], views, [""] * len(turns), turns)
     likely = model.replies(asked).cpu()
@@ -62,8 +61,9 @@ def reply_scores(model: VisionLanguage, batch: Batch, says: Sequence[Sequence[st
     return scores
 
 
-def _replied(turns: Turns, said: str) -> Turns:
-    return (*turns[:-1], turns[-1]._replace(reply=said))
+def replied(turns: Turns, says: Sequence[str]) -> list[Turns]:
+    """An open conversation with each of some replies."""
+    return [(*turns[:-1], turns[-1]._replace(reply=said)) for said in says]
 
 
 def without_picture(turns: Turns) -> Turns:

@@ -104,7 +104,8 @@ def worded(question: Question, template: str) -> Question:
     if lists_options(template) or not question.lettered:
         return question
     answer = question.options[LETTERS.index(question.answer)] if question.answer else ""
-    return replace(question, lettered=False, answer=answer)
+    said = tuple(dict.fromkeys(question.options))  # two options of the same words are one answer
+    return replace(question, options=said, lettered=False, answer=answer)
 
 
 def prompt(question: Question, template: str = "vmcbench") -> str:
