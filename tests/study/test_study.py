@@ -196,7 +196,7 @@ def refusal(path, *changes):
         ("control.vlm.eyes.merge=stack", "control.vlm.eyes.merge: input should be 'channel' or 'interleave'"),
         (
             "control.vlm.questions=null",
-            "tiny.yaml: control.vlm.questions: nothing is made, but .* remove the null, or take a published",
+            "tiny.yaml: control.vlm: nothing is asked, so nothing would be taught: name a benchmark",
         ),
         (
             "control.vlm.language.context=23",

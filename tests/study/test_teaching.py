@@ -235,6 +235,9 @@ def test_nothing_asked_is_nothing_taught_and_told(tmp_path):
     content["control"]["vlm"]["instruct"] = {"data": {"kind": "captions"}}
     with pytest.raises(UserError, match=r"control\.vlm: nothing is asked, so nothing would be taught"):
         load_study(extending(tmp_path, content))
+    content["control"]["vlm"] = {"questions": None, "ask": {"benchmarks": [{"kind": "pope", "path": "x"}]}}
+    with pytest.raises(UserError, match=r"nothing is made, but .* remove the null, or take a published"):
+        load_study(extending(tmp_path, content))
 
 
 @pytest.mark.parametrize("name", ["connectors", "language_models"])
