@@ -429,11 +429,12 @@ def questions(scale: Scale) -> Case:
 
     def likely() -> Pass:
         stage = SimpleNamespace(encoder=scale.encoder)
-        vlm = SimpleNamespace(looks=lambda: (stage,), lesson=SimpleNamespace(fit="crop"), seed=0)
+        lesson = SimpleNamespace(fit="crop")
+        vlm = SimpleNamespace(looks=lambda: (stage,), lesson=lesson, seed=0, precision="bf16")
         ask, runtime = AskConfig(template="vmcbench"), Runtime(device=scale.device.type)
 
         def run() -> None:
-            asking = Asking(model, benchmark, ask, cast(Instruct, vlm), "bf16", runtime)
+            asking = Asking(model, benchmark, ask, cast(Instruct, vlm), runtime)
             scoring.likeliest(asking.scores("seen"), asking.questions)
 
         return run

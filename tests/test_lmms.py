@@ -22,11 +22,12 @@ from paribus.cli_lmms import task
 from paribus.data.conversations import decode_picture
 from paribus.errors import UserError
 from paribus.lmms import scores
-from paribus.lmms.asking import Finished, Query, query
+from paribus.lmms.asking import query
 from paribus.lmms.settings import LIMIT, Settings, Writing, read_settings, read_writing
 from paribus.lmms.task import write_task
 from paribus.peers import mend_torchvision
 from paribus.study.answers import Asking
+from paribus.study.finished import Finished, Query
 from paribus.study.study import load_study
 from paribus.types import Runtime
 from paribus.vqa import scoring
@@ -257,7 +258,7 @@ def asked_by_both(folder: Path, template: str | None = None):
     template = template or answer.ask.template
     ask = answer.ask.model_copy(update={"template": template})
     model = answer.vlm.open(runtime).eval()
-    asking = Asking(model, answer.questions.test(runtime), ask, answer.vlm, answer.precision, runtime)
+    asking = Asking(model, answer.questions.test(runtime), ask, answer.vlm, runtime)
     queries = [
         query(prompt(question, template), [Image.fromarray(question.image)]) for question in asking.questions
     ]

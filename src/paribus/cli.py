@@ -124,7 +124,10 @@ def plan(
     shard: Shard = False,
     processes: Annotated[int, typer.Option(min=1, help="that will train together, one on each GPU")] = 1,
 ) -> None:
-    """Print the stage graph, what is cached, and what each arm and the rest will cost; reads no data."""
+    """Print the stage graph, what is cached, and what each arm and the rest will cost; reads no data.
+
+    Of published encoders the folders are read, which must be there unless they are the paper's.
+    """
     from paribus.study.plan import arm_costs, measured_rate, needed, settled, spell
     from paribus.study.plan import plan as planned
     from paribus.study.study import load_study

@@ -15,10 +15,10 @@ if TYPE_CHECKING:  # these need torch, and `paribus --help` must not wait for it
     from jaxtyping import UInt8
 
     from paribus.study.answers import Answer
-    from paribus.study.downstream import Instruct
+    from paribus.study.finished import Finished, Query
     from paribus.study.stage import Stage
-    from paribus.types import Batch, Runtime
-    from paribus.vlm.model import VisionLanguage
+    from paribus.study.talks import Mix
+    from paribus.types import Runtime
 
 app = typer.Typer(help="Check and publish models that see.", no_args_is_help=True)
 
@@ -50,9 +50,8 @@ def check(
     workers: Annotated[int, typer.Option(min=1, help="threads that read pictures")] = 2,
 ) -> None:
     """Read a study's conversations: what is lost of them, and what they hold of its benchmarks."""
-    from paribus.data.conversations import read_meta
-    from paribus.data.preflight import preflight, spell
-    from paribus.study.overlap import overlaps
+    from paribus.study.overlap import Overlap, overlaps
+    from paribus.study.sources import renew
     from paribus.study.study import load_study
     from paribus.types import Runtime
 
@@ -65,14 +64,33 @@ def check(
             f"{study} teaches no model with conversations, so there is nothing to check: give a lesson of "
             "control.vlm data of kind llava."
         )
+    asked = {overlap.questions.address(): overlap.questions for overlap in found}
+    for changed in renew([*mixes.values(), *asked.values()], runtime, (Overlap.name,)):
+        print(f"{changed} has changed since it was read: reading it again.", file=sys.stderr)
     for mix in mixes.values():  # all of them before any picture is compared, which takes longer
-        if mix.cached(runtime) is not None:
-            print(f"Read before: to read it again, delete {mix.folder(runtime)}.", file=sys.stderr)
-        mix.run(runtime)
-        print(f"{mix.config.file}\n{spell(preflight(read_meta(mix.folder(runtime) / 'mix')))}", flush=True)
+        _tell(mix, runtime)
     for overlap in found:
         print(f"{overlap.questions.title} in {overlap.talks.config.file}")
         print(overlap.run(runtime).spell(), flush=True)
+
+
+def _tell(mix: "Mix", runtime: "Runtime") -> None:
+    """Read a mix, and print what it holds; also if it is not as many records as were declared."""
+    from paribus.data.preflight import preflight, spell
+
+    told = mix.cached(runtime)
+    if told is not None and told.lost:  # pictures that were brought since are not looked for
+        print(f"Read before: to read it again, delete {mix.folder(runtime)}.", file=sys.stderr)
+    refused = None
+    try:
+        mix.run(runtime)
+    except UserError as error:
+        refused = error
+    meta = mix.meta(runtime)
+    if meta is not None:
+        print(f"{mix.config.file}\n{spell(preflight(meta))}", flush=True)
+    if refused is not None:
+        raise refused
 
 
 @app.command()
@@ -117,7 +135,8 @@ def export(
 
     if out.exists():
         raise UserError(f"{out} is there already: choose another folder with --out, or remove it.")
-    stage, runtime = finished_model(study, arm, seed, change, cache)
+    answer, runtime = finished_model(study, arm, seed, change, cache)
+    stage = answer.vlm
     mind = stage.mind().config
     folder = None
     if isinstance(mind, PretrainedLanguageConfig):
@@ -140,32 +159,32 @@ def chat(
     cache: Cache = CACHE,
 ) -> None:
     """Ask a finished arm's model about a picture; it remembers nothing from question to question."""
-    import torch
+    from paribus.encoders.text import clean
+    from paribus.study.finished import Finished, Query
 
-    stage, runtime = finished_model(study, arm, seed, change, cache)
+    answer, runtime = finished_model(study, arm, seed, change, cache)
     picture = _picture(image)
-    model = stage.open(runtime).to(runtime.torch_device).eval()
-    with torch.inference_mode():
-        for each in question or _typed():
-            try:
-                print(_answer(model, stage, picture, each, limit), flush=True)
-            except UserError as error:
-                if question:
-                    raise
-                print(error, file=sys.stderr)  # whoever types may ask otherwise
+    finished = Finished(answer.vlm, answer.ask.template, runtime)
+    for each in question or _typed():
+        try:
+            print(_written(finished, Query(clean(each), picture), limit), flush=True)
+        except UserError as error:
+            if question:
+                raise
+            print(error, file=sys.stderr)  # whoever types may ask otherwise
 
 
 def finished_model(
     path: Path, arm: str, seed: int | None, changes: list[str] | None, cache: Path
-) -> tuple["Instruct", "Runtime"]:
-    """The stage that left an arm's model.
+) -> tuple["Answer", "Runtime"]:
+    """An arm's model (``vlm``), and how it is asked.
 
     Raises:
         UserError: the study has no such arm, seed or model, or it is not done.
     """
     answers, runtime = _answering(path, arm, seed, changes, cache)
     _see_done(answers[0].vlm, f"The model of {arm}", path, runtime)
-    return answers[0].vlm, runtime
+    return answers[0], runtime
 
 
 def _answering(
@@ -236,44 +255,15 @@ def _typed() -> Iterator[str]:
             yield line
 
 
-def _answer(
-    model: "VisionLanguage",
-    stage: "Instruct",
-    picture: "UInt8[np.ndarray, 'H W 3']",
-    question: str,
-    limit: int,
-) -> str:
+def _written(finished: "Finished", query: "Query", limit: int) -> str:
     """What the model writes.
 
     Raises:
         UserError: the question leaves no room in the model's context.
     """
-    from paribus.vlm.answering import write
-
-    batch = _asked(model, stage, picture, question)
-    (spoken,) = model.chat.speak(batch.turns, cue=True)
-    if len(spoken.ids) >= model.chat.context:
+    if finished.room([query]) < 1:
         raise UserError(
-            f"With its picture the question is longer than the {model.chat.context} tokens that this model "
-            "reads: ask in fewer words."
+            f"With its picture the question is longer than the {finished.model.chat.context} tokens that "
+            "this model reads: ask in fewer words."
         )
-    return write(model, batch, limit)[0]
-
-
-def _asked(
-    model: "VisionLanguage", stage: "Instruct", picture: "UInt8[np.ndarray, 'H W 3']", question: str
-) -> "Batch":
-    """One question about one picture, prepared as for the lesson."""
-    import numpy as np
-
-    from paribus.encoders.published import evaluate
-    from paribus.encoders.text import clean
-    from paribus.types import IMAGE, Batch, Turn
-
-    device = model.language.device
-    views = {
-        f"eye{place}": evaluate(eye.encoder, [picture], stage.lesson.fit).to(device)
-        for place, eye in enumerate(stage.looks())
-    }
-    turns = (Turn(f"{IMAGE}\n{clean(question)}", ""),)
-    return Batch(np.zeros(1, dtype=np.uint64), views, [""], [turns])
+    return finished.write([query], limit)[0]

@@ -329,7 +329,7 @@ def test_options_that_are_said_whole_must_fit_too(finished):
     study, runtime = load_study(finished / "tiny.yaml"), Runtime(cache=finished / "cache")
     answer = answers(study)["clip"][0]
     model = answer.vlm.open(runtime).eval()
-    asking = Asking(model, answer.questions.test(runtime), answer.ask, answer.vlm, answer.precision, runtime)
+    asking = Asking(model, answer.questions.test(runtime), answer.ask, answer.vlm, runtime)
     assert asking.cut() == 0
     longest = [
         max(len(said.ids) for said in model.chat.speak(replied(asked(question, "words"), question.says)))

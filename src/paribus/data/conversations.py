@@ -607,6 +607,10 @@ class _Table:
         parts = [columns[column].to_numpy() for columns in self.columns]
         return np.concatenate([np.empty(0, dtype), *parts])
 
+    def said(self, column: int) -> bool:
+        """Whether a column of texts has any that is not empty."""
+        return any(pc.any(pc.not_equal(columns[column], "")).as_py() for columns in self.columns)
+
     def words(self, column: int) -> Shaped[np.ndarray, " N"]:
         """A column of words of which there are few."""
         encoded = pa.chunked_array([columns[column] for columns in self.columns], pa.string())
@@ -621,7 +625,7 @@ class Conversations:
 
     Args:
         folder: where ``build_mix`` put it.
-        images: the folder of the pictures, wherever it lies now; None where they are inside the mix.
+        images: the folder of the pictures, wherever it lies now; not needed where they are inside the mix.
 
     Raises:
         UserError: the mix is missing or damaged, or there is no such folder.
@@ -632,7 +636,7 @@ class Conversations:
         self.meta = read_meta(self.folder)
         self._records = _Table(self.folder, RECORDS, pa.schema(_RECORD), self.meta.samples)
         self._pictures = _Table(self.folder, PICTURES, _PICTURE, self.meta.pictures)
-        if images is not None and not images.is_dir():
+        if images is not None and not images.is_dir() and self._pictures.said(0):
             raise UserError(f"There is no folder {images}: set images to the folder that pictures lie in.")
         self._inside = self._map()
 

@@ -200,13 +200,19 @@ def find_files(file: str) -> Files:
     """
     local = Path(file).expanduser()
     if local.is_file():
-        return Files((local,), local.parent)
-    folder = local if local.is_dir() else _fetched(file)
+        return Files((local,), local_home(file))
+    folder = local_home(file) if local.is_dir() else _fetched(file)
     paths = sorted(path for path in folder.rglob("*.parquet") if path.is_file())
     paths = [path for path in paths if path.name.startswith("train")] or paths  # no validation split
     if not paths:
         raise UserError(f"There is no .parquet in {folder}: set file to a .json, a .jsonl or a .parquet.")
     return Files(tuple(paths), folder)
+
+
+def local_home(file: str) -> Path:
+    """The folder of pictures that a setting names where nothing else is said; those of the hub are inside."""
+    local = Path(file).expanduser()
+    return local if local.is_dir() else local.parent
 
 
 def _fetched(file: str) -> Path:

@@ -19,6 +19,7 @@ head. What other layouts call by other names:
 """
 
 import contextlib
+import functools
 import hashlib
 from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
@@ -117,6 +118,13 @@ def preset(size: Size, patch: int, image_size: int = 224) -> EncoderConfig:
     """The usual widths: tiny, small and base, at any patch."""
     width, depth, heads = SIZES[size]
     return EncoderConfig(patch=patch, width=width, depth=depth, heads=heads, image_size=image_size)
+
+
+@functools.cache
+def parameters(config: EncoderConfig) -> int:
+    """How many weights an encoder has, counted without memory for them."""
+    with torch.device("meta"):
+        return sum(weight.numel() for weight in VisionEncoder(config).parameters())
 
 
 def widen(x: Tensor) -> Tensor:

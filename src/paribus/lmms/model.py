@@ -12,10 +12,10 @@ from lmms_eval.api.model import lmms
 
 from paribus.cli_vlm import finished_model
 from paribus.errors import UserError
-from paribus.lmms.asking import Finished, Query, Reply, query
+from paribus.lmms.asking import query
 from paribus.lmms.settings import read_settings, read_writing
 from paribus.progress import progress
-from paribus.study.study import load_study
+from paribus.study.finished import Finished, Query, Reply
 
 Visual = Callable[[Any], Any]
 Question = tuple[str, str, int, str]
@@ -42,10 +42,9 @@ class Paribus(lmms):  # type: ignore[misc]
             )
         settings = read_settings(given)
         study, changes = settings.study, settings.change
-        stage, runtime = finished_model(study, settings.arm, settings.seed, list(changes), settings.cache)
-        branches = load_study(study, changes).branches()
-        template = next(b.answers[0].ask.template for b in branches if b.name == settings.arm and b.answers)
-        self.finished = Finished(stage, template, runtime.model_copy(update={"device": settings.device}))
+        answer, runtime = finished_model(study, settings.arm, settings.seed, list(changes), settings.cache)
+        there = runtime.model_copy(update={"device": settings.device})
+        self.finished = Finished(answer.vlm, answer.ask.template, there)
         self.batch_size = settings.batch_size
 
     def generate_until(self, requests: list[Instance]) -> list[str]:

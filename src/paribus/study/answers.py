@@ -9,17 +9,16 @@ from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float, Float32
 from pydantic import Field
 from safetensors.numpy import load_file, save_file
 
-from paribus.encoders.published import evaluate
-from paribus.encoders.vision import EncoderConfig
 from paribus.errors import UserError
 from paribus.files import whole_file, write_json
 from paribus.progress import progress
 from paribus.rng import key_id
 from paribus.study.downstream import Instruct
+from paribus.study.finished import looked, rounding
 from paribus.study.recipe import AskConfig
 from paribus.study.stage import Stage
 from paribus.study.talks import AnyQuestions
@@ -76,13 +75,12 @@ class Answer(Stage[AnswerRecord]):
     vlm: Instruct
     questions: AnyQuestions
     ask: AskConfig
-    precision: Literal["bf16", "fp32"]
 
     def compute(self, folder: Path, runtime: Runtime) -> AnswerRecord:
         """Write ``scores.safetensors``: way -> log-likelihoods ``[Q C]``; and ``written.json`` if wanted."""
         model = self.vlm.open(runtime).to(runtime.torch_device).eval()
         benchmark = self.questions.test(runtime)
-        asking = Asking(model, benchmark, self.ask, self.vlm, self.precision, runtime)
+        asking = Asking(model, benchmark, self.ask, self.vlm, runtime)
         cut = asking.cut()
         if cut:
             logger.warning(
@@ -201,27 +199,20 @@ class Asking:
         benchmark: Benchmark,
         ask: AskConfig,
         vlm: Instruct,
-        precision: str,
         runtime: Runtime,
     ) -> None:
-        self.model, self.ask, self.half = model, ask, precision == "bf16"
-        self.device = runtime.torch_device
+        self.model, self.vlm, self.ask, self.device = model, vlm, ask, runtime.torch_device
         self.questions = _all(benchmark, ask.template)
-        configs = [stage.encoder for stage in vlm.looks()]
-        self.seen = self._look(configs, vlm)
+        self.seen = self._look()
         digests = [hashlib.sha256(question.image.tobytes()).hexdigest() for question in self.questions]
         self.wrong = scoring.wrong_image_order(len(self.questions), vlm.seed, digests)
 
-    @torch.no_grad()
-    def _look(self, configs: Sequence[EncoderConfig], vlm: Instruct) -> torch.Tensor:
-        """What the frozen eyes see of every question's picture, ``[Q N D]``."""
-        eyes, rows = self.model.eyes, []
-        assert eyes is not None
+    def _look(self) -> Float[torch.Tensor, "Q N D"]:
+        """What the frozen eyes see of every question's picture."""
+        rows = []
         for start in progress(range(0, len(self.questions), BLOCK), label="looking", unit="block"):
             part = [question.image for question in self.questions[start : start + BLOCK]]
-            views = [evaluate(config, part, vlm.lesson.fit).to(self.device) for config in configs]
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
-                rows.append(eyes.look(views).cpu())
+            rows.append(looked(self.model, self.vlm, part).cpu())
         return torch.cat(rows)
 
     def cut(self) -> int:
@@ -254,7 +245,7 @@ class Asking:
         texts: list[str] = []
         for start in progress(range(0, len(self.questions), BLOCK), label="writing", unit="block"):
             part = self.questions[start : start + BLOCK]
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+            with rounding(self.vlm, self.device):
                 texts += write(
                     self.model, self._batch(part, np.arange(start, start + len(part)), blind=False)
                 )
@@ -268,7 +259,7 @@ class Asking:
         for start in progress(range(0, len(says), BLOCK), label=f"questions, {label}", unit="block"):
             rows = slice(start, start + BLOCK)
             batch = self._batch(questions[rows], places[rows], blind=blind)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+            with rounding(self.vlm, self.device):
                 scores = self._likely(batch, says[rows]).float().numpy()
             out[rows, : scores.shape[1]] = scores
         return out

@@ -367,12 +367,22 @@ def _curves(study: Study, branches: list[Branch], runtime: Runtime) -> list[Curv
             instruct = branch.answers[0].vlm
             curves += _series(branch.name, branch.seed, "align", instruct.align.history(runtime))
             curves += _series(branch.name, branch.seed, "instruct", instruct.history(runtime))
-    taught = {answer.vlm.align.language.address(): answer for branch in branches for answer in branch.answers}
-    for answer in taught.values():
-        language = answer.vlm.align.language
-        if isinstance(language, Language):
-            curves += _series("all arms", language.seed, "language", language.history(runtime))
+    for name, language in _languages(branches):
+        curves += _series(name, language.seed, "language", language.history(runtime))
     return curves
+
+
+def _languages(branches: list[Branch]) -> list[tuple[str, Language]]:
+    """The language models that the study trained, each once: a seed's first is all arms', others a model's."""
+    taught: dict[str, tuple[str, Language]] = {}
+    seeds: set[int] = set()
+    for branch in branches:
+        language = branch.answers[0].vlm.align.language if branch.answers else None
+        if isinstance(language, Language):
+            own = branch.name if language.seed in seeds else "all arms"
+            taught.setdefault(language.address(), (own, language))
+            seeds.add(language.seed)
+    return list(taught.values())
 
 
 def _series(arm: str, seed: int, stage: str, history: list[dict[str, float]]) -> list[Curve]:

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from paribus.data.loader import Loader
 from paribus.encoders.published import Fit
 from paribus.encoders.text import load_tokenizer, save_tokenizer, train_tokenizer
-from paribus.encoders.vision import load_weights, save_weights, weights_digest
+from paribus.encoders.vision import load_weights, parameters, save_weights, weights_digest
 from paribus.encoders.weights import architecture, find
 from paribus.encoders.weights import digest as digest_of_weights
 from paribus.encoders.weights import load_tokenizer as read_tokenizer
@@ -409,16 +409,19 @@ class Taught(Training[TrainedRecord]):
         looking = 0.0 if self.keep else sum(forward_flops(config) for config in configs)
         return self.budget.samples * (through * inside + connect + looking)
 
-    def disk(self) -> float:
-        """The weights that moved."""
+    def sizes(self) -> dict[str, float]:
+        """About how many parameters each part has."""
         shape = self.mind().config.shape()
         configs = [stage.encoder for stage in self.looks()]
-        sizes = {
-            "language": shape.parameters,
-            "connector": self.eyes().parameters(configs, shape.hidden),
-            "encoder": sum(12 * config.depth * config.width**2 for config in configs),
+        return {
+            "language": float(shape.parameters),
+            "connector": float(self.eyes().parameters(configs, shape.hidden)),
+            "encoder": float(sum(map(parameters, configs))),
         }
-        return 4.0 * sum(size for name, size in sizes.items() if name in self.moved())
+
+    def disk(self) -> float:
+        """The weights that moved."""
+        return 4.0 * sum(size for name, size in self.sizes().items() if name in self.moved())
 
 
 def _places(language: torch.nn.Module, eyes: Eyes) -> dict[str, torch.nn.Module]:

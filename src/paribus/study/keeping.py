@@ -43,6 +43,7 @@ class Choice(NamedTuple):
     disk: float
     room: float
     decided: bool | None = None
+    made: bool = False
 
     @property
     def worth(self) -> bool:
@@ -54,16 +55,19 @@ class Choice(NamedTuple):
         """Whether they are kept; what was decided when a lesson began, stays."""
         if self.decided is not None:
             return self.decided
-        return 0 < self.disk <= self.room and self.worth
+        return self.pictures > 0 and self.worth and not self._full
+
+    @property
+    def _full(self) -> bool:
+        return not self.made and self.disk > self.room
 
     def words(self) -> str:
         """The decision in one line."""
         verdict = f"features {'kept' if self.keep else 'not kept'} for {listed(self.lessons)}"
         if not self.pictures:
             return f"{verdict}: the number of pictures is not declared"
-        full = (
-            f", of which the disk has {self.room / 1e9:.3g}" if self.worth and self.disk > self.room else ""
-        )
+        full = f", of which the disk has {self.room / 1e9:.3g}" if self.worth and self._full else ""
+        full = ", there already" if self.made else full
         before = "" if self.decided is None else ", as decided before"
         size = f"{self.disk / 1e9:.3g} GB{full}{before}"
         return (
@@ -103,11 +107,14 @@ def choose(ends: Sequence[AnyStage], runtime: Runtime, rate: float) -> dict[str,
         if not lesson.blinks() and lesson.cached(runtime) is None:
             seen = lesson.seen()
             found.setdefault(seen.address(), (seen, []))[1].append(lesson)
-    choices = {address: _choice(seen, some, rate, before) for address, (seen, some) in found.items()}
+    choices = {
+        address: _choice(seen, some, rate, before, made=seen.cached(runtime) is not None)
+        for address, (seen, some) in found.items()
+    }
     room, settled = SHARE * free(runtime.cache), {}
     for address, choice in sorted(choices.items(), key=lambda item: item[1].kept - item[1].again):
         settled[address] = choice._replace(room=room)
-        room -= choice.disk if settled[address].keep else 0.0
+        room -= choice.disk if settled[address].keep and not choice.made else 0.0
     return {address: settled[address] for address in choices}
 
 
@@ -161,7 +168,10 @@ def lessons(ends: Sequence[AnyStage]) -> Iterator[Taught]:
             yield stage
 
 
-def _choice(seen: Seen, some: Sequence[Taught], rate: float, before: dict[str, bool]) -> Choice:
+def _choice(
+    seen: Seen, some: Sequence[Taught], rate: float, before: dict[str, bool], *, made: bool
+) -> Choice:
+    """What there is to decide about one source; what is made already costs neither looking nor disk."""
     pictures = seen.talks.expected()
     looks = sum(lesson.budget.steps * lesson.budget.batch for lesson in some)
     look = sum(forward_flops(stage.encoder) for stage in seen.encoders) / rate
@@ -170,7 +180,8 @@ def _choice(seen: Seen, some: Sequence[Taught], rate: float, before: dict[str, b
     names = tuple(lesson.address() for lesson in some)
     told = {before[name] for name in names if name in before}
     decided = True in told if told else None
-    return Choice(names, looks, pictures, looks * look, pictures * look + looks * read, disk, 0.0, decided)
+    kept = (0.0 if made else pictures * look) + looks * read
+    return Choice(names, looks, pictures, looks * look, kept, disk, 0.0, decided, made)
 
 
 S = TypeVar("S", bound=AnyStage)

@@ -33,12 +33,7 @@ class Memory(NamedTuple):
 
 def predict(lesson: Taught, runtime: Runtime, processes: int = 1) -> Memory:
     """Memory of a lesson on one of several devices that train together."""
-    shape, configs = lesson.mind().config.shape(), [stage.encoder for stage in lesson.looks()]
-    sizes = {
-        "language": float(shape.parameters),
-        "connector": float(lesson.eyes().parameters(configs, shape.hidden)),
-        "encoder": float(sum(12 * config.depth * config.width**2 for config in configs)),
-    }
+    shape, sizes = lesson.mind().config.shape(), lesson.sizes()
     moved = set(lesson.lesson.trained)
     learnt = sum(size for name, size in sizes.items() if name in moved)
     if lesson.lesson.lora is not None:

@@ -1,4 +1,4 @@
-"""Plan: what a study will cost, from its file alone; no data, no weights, no memory."""
+"""Plan: what a study will cost, from its file and the configs of published models; no data, no memory."""
 
 import os
 from collections.abc import Iterator, Sequence

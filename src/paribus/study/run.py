@@ -6,7 +6,9 @@ from pathlib import Path
 
 from paribus.errors import UserError
 from paribus.study.keeping import choose, free, keep, kept_lessons, lessons, remember
+from paribus.study.overlap import Overlap
 from paribus.study.plan import assumed_rate
+from paribus.study.sources import renew
 from paribus.study.stage import AnyStage, walk
 from paribus.study.study import Study
 from paribus.study.training import Training
@@ -34,6 +36,8 @@ def execute(study: Study, runtime: Runtime, say: Say) -> bool:
     with together() as share:
         # What needs no training comes first, so that what is missing shows before days of work.
         stages = sorted(walk(_graph(study, runtime, share.first)), key=_rests_on_training)
+        for changed in renew(stages, runtime, (Overlap.name,)) if share.first else ():
+            say(f"{changed} has changed since it was read: reading it again")
         waiting = [stage for stage in stages if agreed(share.first and stage.cached(runtime) is None)]
         tell = say if share.first else _silent
         tell(f"{len(stages)} stages, {len(stages) - len(waiting)} of them done")

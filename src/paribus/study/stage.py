@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 CHECKPOINTS = ".checkpoints"
 """Where a stage that trains keeps what a resumed run needs; removed when the record is written."""
+RECORD, BEGUN = "record.json", ".begun.json"
+"""What a finished stage says of itself, and one that was begun: its name and config."""
 
 R = TypeVar("R", bound=Config)
 S = TypeVar("S", bound=BaseModel)
@@ -56,6 +58,11 @@ class Stage(BaseModel, Generic[R]):
     def check(self, runtime: Runtime) -> None:
         """See, before anything is computed, that what it needs from outside is there."""
         del runtime
+
+    def outdated(self, runtime: Runtime) -> str:
+        """A file outside that it was made from and that is another now; empty if there is none."""
+        del runtime
+        return ""
 
     def flops(self) -> float:
         """Predicted floating-point operations; 0 where they do not matter."""
@@ -129,7 +136,7 @@ class Stage(BaseModel, Generic[R]):
 
     def _stored(self, runtime: Runtime) -> dict[str, Any] | None:
         """``record.json``, if there is one: stage, config, record, files."""
-        path = self.folder(runtime) / "record.json"
+        path = self.folder(runtime) / RECORD
         try:
             stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             if not all(isinstance(stored[name], dict) for name in ("config", "record", "files")):
@@ -174,16 +181,13 @@ class Stage(BaseModel, Generic[R]):
             if self.cached(runtime) is not None:
                 return
             _sweep(folder)
+            told = {"stage": self.name, "config": self.identity()}
+            write_json(folder / BEGUN, told)
             record = self._made(folder, runtime)
             files = {str(path): sha256(folder / path) for path in _kept(folder)}
-            stored = {
-                "stage": self.name,
-                "config": self.identity(),
-                "record": record.model_dump(mode="json"),
-                "files": files,
-            }
-            write_json(folder / "record.json", stored)
+            write_json(folder / RECORD, told | {"record": record.model_dump(mode="json"), "files": files})
             shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+            (folder / BEGUN).unlink()
 
     def _made(self, folder: Path, runtime: Runtime) -> R:
         """The record, computed now."""
@@ -227,7 +231,7 @@ def _kept(folder: Path) -> list[Path]:
 
 
 def _damaged(folder: Path) -> UserError:
-    return UserError(f"{folder / 'record.json'} is damaged: delete {folder} and run again to make it anew.")
+    return UserError(f"{folder / RECORD} is damaged: delete {folder} and run again to make it anew.")
 
 
 _seen: dict[tuple[str, int, int], str] = {}

@@ -26,6 +26,7 @@ from paribus.files import write_json
 from paribus.objectives import AnyObjective, build_objective
 from paribus.objectives.base import Joint, Objective
 from paribus.study.corpora import AnyCorpus
+from paribus.study.sources import Stamp, differing, stamped
 from paribus.study.stage import Stage
 from paribus.study.texts import AnyText
 from paribus.study.training import Training
@@ -289,45 +290,64 @@ class Untrained(Stage[UntrainedRecord]):
 class PublishedRecord(Config):
     """Which weights were read."""
 
-    end: str
+    end: str = Field(description="digest of the weights")
+    files: dict[str, Stamp]
 
 
 class PublishedEncoder(Stage[PublishedRecord]):
-    """An encoder that was trained elsewhere; its weights stay where they are."""
+    """An encoder that was trained elsewhere; its weights stay where they are.
+
+    Its folder is its name. What was found there is no part of its address, so that what was taught with it
+    can be looked at where the folder is not.
+    """
 
     name: ClassVar[str] = "encoder"
     kind: Literal["published"] = "published"
-    version: int = 1
+    version: int = 2
     weights: str
     encoder: EncoderConfig
-    digest: str = Field(description="of the weights when the study was read; empty if they were not there")
+
+    _exclude_from_cls_uid: ClassVar[tuple[str, ...]] = ("encoder",)
 
     def check(self, runtime: Runtime) -> None:
         """See that the weights are there."""
         self.open(runtime)
 
     def compute(self, folder: Path, runtime: Runtime) -> PublishedRecord:
-        """See that the weights are still those."""
+        """Take the weights' digest."""
         del folder
-        return PublishedRecord(end=weights_digest(self.open(runtime)))
+        files = stamped(_files_of(self.weights))
+        return PublishedRecord(end=weights_digest(self.open(runtime)), files=files)
+
+    def outdated(self, runtime: Runtime) -> str:
+        """One of its files, if its folder is at hand."""
+        record, files = self.cached(runtime), _files_of(self.weights)
+        return differing(record.files, files) if record is not None and files else ""
 
     def open(self, runtime: Runtime) -> VisionEncoder:
         """The encoder.
 
         Raises:
-            UserError: its weights have changed.
+            UserError: its folder is not there, or its weights are not those that lessons began with.
         """
-        del runtime
-        encoder = _published(Path(self.weights))
-        if weights_digest(encoder) != self.digest:
-            raise UserError(f"{self.weights} changed while it was used: run the study again.")
+        encoder, record = _published(Path(self.weights)), self.cached(runtime)
+        if record is not None and record.end != weights_digest(encoder):
+            raise UserError(
+                f"{self.weights} has changed since models were taught with it: put its files back, or give "
+                "the new ones a folder of their own."
+            )
         return encoder
 
 
-def published_encoder(weights: str) -> PublishedEncoder:
-    """The stage of a folder's encoder, its config and digest read now.
+def _files_of(weights: str) -> list[Path]:
+    return sorted(path for path in Path(weights).expanduser().glob("*") if path.is_file())
 
-    One of the paper's released encoders can be planned with before its folder is there.
+
+def published_encoder(weights: str) -> PublishedEncoder:
+    """The stage of a folder's encoder, its config read now.
+
+    One of the paper's released encoders can be planned with before its folder is there, and what was taught
+    with it looked at when it is there no more.
 
     Raises:
         UserError: the folder holds no encoder.
@@ -336,18 +356,16 @@ def published_encoder(weights: str) -> PublishedEncoder:
     if folder.name in PUBLISHED and not folder.exists():
         entry = PUBLISHED[folder.name]
         config = EncoderConfig(patch=entry.patch, width=768, depth=12, heads=12, image_size=224)
-        return PublishedEncoder(weights=weights, encoder=config, digest="")
-    changed = max((path.stat().st_mtime_ns for path in folder.glob("*")), default=0) if folder.is_dir() else 0
-    config, digest = _described(folder, changed)
-    return PublishedEncoder(weights=weights, encoder=config, digest=digest)
+        return PublishedEncoder(weights=weights, encoder=config)
+    changed = max((path.stat().st_mtime_ns for path in _files_of(weights)), default=0)
+    return PublishedEncoder(weights=weights, encoder=_config_of(folder, changed))
 
 
 @functools.lru_cache
-def _described(folder: Path, changed: int) -> tuple[EncoderConfig, str]:
-    """A folder's encoder in short, once a process as long as it does not change."""
+def _config_of(folder: Path, changed: int) -> EncoderConfig:
+    """The config of a folder's encoder, once a process as long as it does not change."""
     del changed
-    encoder = _published(folder)
-    return encoder.config, weights_digest(encoder)
+    return _published(folder).config
 
 
 def _published(folder: Path) -> VisionEncoder:

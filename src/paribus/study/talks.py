@@ -1,14 +1,16 @@
 """The stages that make conversations ready: what a language model with eyes is taught from, and asked."""
 
 import hashlib
+import shutil
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from paribus.data.conversations import Conversations, ConversationsConfig, build_mix, read_meta
-from paribus.data.llava import find_files
+from paribus.data.conversations import Conversations, ConversationsConfig, MixMeta, build_mix, read_meta
+from paribus.data.llava import find_files, local_home
 from paribus.study.corpora import AnyCorpus, Corpus, fetched_art
+from paribus.study.sources import Stamp, differing, stamped
 from paribus.study.stage import Stage
 from paribus.types import Config, Runtime, Source
 from paribus.vqa import glyphqa, store
@@ -65,6 +67,7 @@ class PublishedRecord(Config):
 
     questions: int
     digest: str
+    files: dict[str, Stamp] = Field(description="that they were read from")
 
 
 class Published(Stage[PublishedRecord]):
@@ -72,14 +75,21 @@ class Published(Stage[PublishedRecord]):
 
     name: ClassVar[str] = "benchmark"
     kind: Literal["published"] = "published"
-    version: int = 1
+    version: int = 2
     config: AnyBenchmark
 
     def compute(self, folder: Path, runtime: Runtime) -> PublishedRecord:
         """Read and keep them all."""
+        files = stamped(self.config.tables())
         store.write(self.config.read(), folder / "questions", {"config": self.config.model_dump(mode="json")})
         kept = self.test(runtime)
-        return PublishedRecord(questions=len(kept), digest=kept.digest)
+        return PublishedRecord(questions=len(kept), digest=kept.digest, files=files)
+
+    def outdated(self, runtime: Runtime) -> str:
+        """One of its files, where they are at hand."""
+        record = self.cached(runtime)
+        here = record is not None and Path(self.config.path).expanduser().exists()
+        return differing(record.files, self.config.tables()) if record and here else ""
 
     def test(self, runtime: Runtime) -> Benchmark:
         """What is asked."""
@@ -165,6 +175,7 @@ class MixRecord(TalkRecord):
 
     pictured: int
     lost: dict[str, dict[str, int]] = Field(description="source -> fault -> records")
+    files: dict[str, Stamp] = Field(description="of records; pictures are compared when they are shown")
 
 
 class Mix(Stage[MixRecord]):
@@ -172,19 +183,38 @@ class Mix(Stage[MixRecord]):
 
     name: ClassVar[str] = "mix"
     kind: Literal["mix"] = "mix"
-    version: int = 1
+    version: int = 2
     config: ConversationsConfig
 
     def compute(self, folder: Path, runtime: Runtime) -> MixRecord:
         """Read, check and index every record; the pictures stay where they are."""
-        build_mix(self.config, folder / "mix", runtime.workers)
-        meta = read_meta(folder / "mix")
-        return MixRecord(samples=meta.samples, digest=meta.digest, pictured=meta.pictured, lost=meta.losses)
+        shutil.rmtree(folder / "mix", ignore_errors=True)  # of other files, and nothing else would say so
+        files = stamped(find_files(self.config.file).paths)
+        meta = build_mix(self.config, folder / "mix", runtime.workers)
+        return MixRecord(
+            samples=meta.samples,
+            digest=meta.digest,
+            pictured=meta.pictured,
+            lost=meta.losses,
+            files=files,
+        )
+
+    def outdated(self, runtime: Runtime) -> str:
+        """One of its files of records, where they are at hand."""
+        record = self.cached(runtime)
+        here = record is not None and Path(self.config.file).expanduser().exists()
+        return differing(record.files, find_files(self.config.file).paths) if record and here else ""
+
+    def meta(self, runtime: Runtime) -> MixMeta | None:
+        """What it holds and what was left out, as it was last read; also if it is not the declared number."""
+        folder = self.folder(runtime) / "mix"
+        return read_meta(folder) if folder.exists() else None
 
     def open(self, runtime: Runtime) -> Source:
-        """The conversations."""
-        images = self.config.images or find_files(self.config.file).home
-        return Conversations(self.folder(runtime) / "mix", Path(images).expanduser())
+        """The conversations; the files of records are not needed any more."""
+        images = self.config.images
+        home = Path(images).expanduser() if images else local_home(self.config.file)
+        return Conversations(self.folder(runtime) / "mix", home)
 
     def expected(self) -> int:
         """The declared number of records."""

@@ -54,6 +54,9 @@ def departed(vlm: VisionLanguageConfig, change: dict[str, Any], where: str) -> V
         UserError: there is no such setting, or it cannot have the value.
     """
     settings = vlm.model_dump(mode="json")
+    inner = next(((p, q) for p in change for q in change if q.startswith(f"{p}.")), None)
+    if inner is not None:
+        raise UserError(f"{where}: {inner[1]} lies in {inner[0]}, which is given as a whole: write it there.")
     for path, value in change.items():
         if path.split(".")[0] == "questions":
             raise UserError(
@@ -100,10 +103,7 @@ class Teaching:
         instruct, ask = self.model(encoders, seed), self.vlm.ask
         made = () if self.vlm.questions is None else (self._made(),)
         asked = (*made, *(Published(config=config) for config in ask.benchmarks))
-        return tuple(
-            Answer(vlm=instruct, questions=questions, ask=ask, precision=self.precision)
-            for questions in asked
-        )
+        return tuple(Answer(vlm=instruct, questions=questions, ask=ask) for questions in asked)
 
     def check(self, where: str) -> None:
         """See what types cannot say.

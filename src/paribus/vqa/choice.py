@@ -39,14 +39,22 @@ class ChoiceConfig(Reader):
     group: str = Field("", description="column; questions of a group are right together")
     lettered: bool = Field(True, description="whether an answer says a letter; if not, the option itself")
 
+    def tables(self) -> list[Path]:
+        """Those that match the pattern, or have rows.
+
+        Raises:
+            UserError: there is none.
+        """
+        patterns = (self.files,) if self.files else _ROWS
+        return matching(home(self.path, patterns), *patterns)
+
     def read(self) -> Iterator[Question]:
         """The questions in the order of the files.
 
         Raises:
             UserError: a file is missing or cannot be read, or a row lacks what its columns should have.
         """
-        patterns = (self.files,) if self.files else _ROWS
-        files = matching(home(self.path, patterns), *patterns)
+        files = self.tables()
         folder = Path(self.images).expanduser() if self.images else files[0].parent
         pictures = Pictures(folder, lenders(files, self.index, self.image))
         for place, row in enumerate(all_rows(files)):

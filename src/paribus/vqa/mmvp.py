@@ -30,13 +30,21 @@ class MMVPConfig(Reader):
     )
     partial: bool = Field(False, description="whether a part of the pairs will do")
 
+    def tables(self) -> list[Path]:
+        """The table.
+
+        Raises:
+            UserError: there is none.
+        """
+        return matching(home(self.path, [_TABLE, "MMVP Images/*.jpg"]), f"*{_TABLE}")[:1]
+
     def read(self) -> Iterator[Question]:
         """The questions in their order.
 
         Raises:
             UserError: a file is missing or cannot be read, a row is not as published, or some are missing.
         """
-        table = matching(home(self.path, [_TABLE, "MMVP Images/*.jpg"]), f"*{_TABLE}")[0]
+        (table,) = self.tables()
         found = list(rows(table))
         _check_pairs(table, [_number(row) for row in found])
         if not self.partial:

@@ -8,6 +8,7 @@ Question_Type (its card says "Question Type") and Source. A ``yes_no`` question 
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from pydantic import Field
@@ -45,13 +46,21 @@ class NaturalBenchConfig(Reader):
     )
     partial: bool = Field(False, description="whether a part of the groups will do")
 
+    def tables(self) -> list[Path]:
+        """Its parquet files.
+
+        Raises:
+            UserError: there is none.
+        """
+        return matching(home(self.path, [_FILES]), _FILES, "*.parquet")
+
     def read(self) -> Iterator[Question]:
         """Four questions a group: each question on picture 0, then on picture 1.
 
         Raises:
             UserError: a file is missing or cannot be read, a row is not as published, or some are missing.
         """
-        files = matching(home(self.path, [_FILES]), _FILES, "*.parquet")
+        files = self.tables()
         if not self.partial:
             found = sum(1 for _ in all_rows(files, ("Index",)))
             check_count(found, GROUPS, "NaturalBench", self.path)

@@ -36,7 +36,7 @@ class POPEConfig(Reader):
             UserError: a file is missing or cannot be read, or a row is not as published.
         """
         seen: Counter[str] = Counter()
-        for file in self._files():
+        for file in self.tables():
             pictures = Pictures(Path(self.images).expanduser() if self.images else file.parent)
             for row in rows(file):
                 category = _category(row)
@@ -44,7 +44,12 @@ class POPEConfig(Reader):
                 seen[category] += 1
                 yield _question(seen.total() - 1, f"pope-{category}-{number:04d}", category, row, pictures)
 
-    def _files(self) -> list[Path]:
+    def tables(self) -> list[Path]:
+        """A file a category, else all that may be.
+
+        Raises:
+            UserError: there is none.
+        """
         found = matching(home(self.path, [_SHARDS]), _SHARDS, "*.parquet", "*.json", "*.jsonl")
         return [file for file in found if _named(file)] or found
 

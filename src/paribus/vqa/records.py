@@ -51,6 +51,14 @@ class Reader(Config, ABC):
     )
 
     @abstractmethod
+    def tables(self) -> list[Path]:
+        """The files of its rows, in their order; those of a data set are fetched.
+
+        Raises:
+            UserError: there is none.
+        """
+
+    @abstractmethod
     def read(self) -> Iterator[Question]:
         """The questions, one by one, with their positions from 0.
 

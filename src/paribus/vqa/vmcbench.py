@@ -38,14 +38,22 @@ class VMCBenchConfig(Reader):
     split: Literal["dev", "test"] = Field("dev", description="the test split has no answers")
     partial: bool = Field(False, description="whether a part of the split will do")
 
+    def tables(self) -> list[Path]:
+        """The split's files.
+
+        Raises:
+            UserError: there is none.
+        """
+        parquet = f"*{self.split}-*.parquet"
+        return matching(home(self.path, [parquet]), parquet, f"*VMCBench_{self.split.upper()}.tsv")
+
     def read(self) -> Iterator[Question]:
         """The split's questions in the order of its files.
 
         Raises:
             UserError: a file is missing or cannot be read, a row is not as published, or some are missing.
         """
-        parquet = f"*{self.split}-*.parquet"
-        files = matching(home(self.path, [parquet]), parquet, f"*VMCBench_{self.split.upper()}.tsv")
+        files = self.tables()
         if not self.partial:
             self._check_whole(files)
         pictures = Pictures(files[0].parent, lenders(files, "index", "image"))
