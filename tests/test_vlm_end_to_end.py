@@ -319,6 +319,64 @@ def test_what_was_checked_is_not_read_again(ran, tmp_path):
     assert kept < needed
 
 
+def test_a_mix_that_was_mended_is_read_again(ran, tmp_path):
+    """While nobody was taught with it; then it is another one, and must be called so."""
+    given = settings(tmp_path)
+    write_study(tmp_path, given)
+    linked(ran / "cache", tmp_path / "cache")
+    line = ("vlm", "check", tmp_path / "tiny.yaml", *places(tmp_path))
+    assert "9 records were left out." in paribus(tmp_path, *line).out
+    mix = tmp_path / "llava" / "mix.json"
+    mix.write_text(json.dumps(GOOD), encoding="utf-8")
+    again = paribus(tmp_path, *line)
+    assert f"{mix} has changed since it was read: reading it again." in again.err, again.err
+    assert "Nothing was left out." in again.out
+    third = paribus(tmp_path, *line)
+    assert third.out == again.out and "again" not in third.err
+    trained = ran / "llava" / "mix.json"
+    before = trained.read_text(encoding="utf-8")
+    trained.write_text(json.dumps(GOOD), encoding="utf-8")
+    try:
+        for command in ("run", ("vlm", "check")):
+            more = ("--runs", ran / "runs") if command == "run" else ()
+            words = (command,) if command == "run" else command
+            refused = paribus(tmp_path, *words, ran / "tiny.yaml", *places(ran), *more).refused()
+            assert f"{trained} is not what it was when align-" in refused
+    finally:
+        trained.write_text(before, encoding="utf-8")
+
+
+def test_a_benchmark_that_has_changed_is_another(ran):
+    path = ran / "vmcbench" / "data" / "dev-00000-of-00001.parquet"
+    before = path.read_bytes()
+    write_parquet(path, questions(39))
+    try:
+        refused = paribus(ran, "run", ran / "tiny.yaml", *places(ran), "--runs", ran / "runs").refused()
+        assert f"{path} is not what it was when answer-" in refused
+    finally:
+        path.write_bytes(before)
+
+
+def test_a_number_that_was_not_declared_so_is_told_with_the_table(ran, tmp_path):
+    line = ("vlm", "check", ran / "tiny.yaml", "--cache", tmp_path / "cache", "--workers", "1")
+    done = paribus(tmp_path, *line, "--set", "control.vlm.instruct.data.samples=99")
+    assert "99 are declared" in done.err and done.code == 2
+    assert "9 records were left out." in done.out and "vmcbench" not in done.out
+
+
+def test_a_mix_is_open_where_its_records_file_is_not(ran):
+    """Pictures are; or nothing is, if they came inside."""
+    runtime = Runtime(cache=ran / "cache", workers=1)
+    mix = load_study(ran / "tiny.yaml").branches()[0].answers[0].vlm.talks
+    path = ran / "llava" / "mix.json"
+    path.rename(path.with_suffix(".gone"))
+    try:
+        assert len(mix.open(runtime)) == len(GOOD) and mix.open(runtime)[0].image.shape[2] == 3
+        run(ran)
+    finally:
+        path.with_suffix(".gone").rename(path)
+
+
 def test_one_mix_and_one_benchmark_are_compared_once(ran, tmp_path):
     runtime = Runtime(cache=ran / "cache", workers=1)
     branches = load_study(ran / "tiny.yaml").branches()

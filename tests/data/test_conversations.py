@@ -591,7 +591,9 @@ def test_json_lines_and_parquet_give_equal_samples(tmp_path, home, mix):
         if name != "bytes.parquet":  # bytes have no folder
             assert everything(found) == everything(mix), name
         assert [found.picture_key(n) for n in range(8)] == [mix.picture_key(n) for n in range(8)]
-    assert everything(Conversations(tmp_path / "structs.mix")) == everything(mix), "no folder is needed"
+    for folder in (None, tmp_path / "nowhere"):
+        inside = Conversations(tmp_path / "structs.mix", folder)
+        assert everything(inside) == everything(mix), "no folder is needed"
     sizes = {len(blob) for blob in PICTURES.values()}
     assert (tmp_path / "structs.mix" / "images.bin").stat().st_size == sum(sizes), "each picture once"
 

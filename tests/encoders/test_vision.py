@@ -13,6 +13,7 @@ from paribus.encoders.vision import (
     EncoderConfig,
     VisionEncoder,
     load_weights,
+    parameters,
     preset,
     save_weights,
     weights_digest,
@@ -66,6 +67,12 @@ def test_lower_layers_are_its_hidden_states(encoder, layer):
     assert len(theirs) == DEEP.depth + 1
     assert close(ours.cls, theirs[layer][:, 0])
     assert close(ours.patches, theirs[layer][:, 1:])
+
+
+@pytest.mark.parametrize("more", [{}, {"registers": 3, "pre_norm": True}, {"pool": "map", "mlp_ratio": 2.5}])
+def test_weights_are_counted_without_memory(more):
+    config = EncoderConfig(patch=4, image_size=16, width=32, depth=2, heads=2, **more)
+    assert parameters(config) == sum(weight.numel() for weight in VisionEncoder(config).parameters())
 
 
 def test_layers_that_are_not_there_are_refused(encoder):

@@ -16,9 +16,10 @@ from paribus.data.glyphs import read_meta
 from paribus.report.schema import write_results
 from paribus.study.audit import audit
 from paribus.study.claims import RULES
-from paribus.study.collect import CURVE_POINTS, collect, environment, pictures
+from paribus.study.collect import CURVE_POINTS, _languages, collect, environment, pictures
 from paribus.study.run import execute
 from paribus.study.study import Study, load_study
+from paribus.study.teaching import Seer
 from paribus.types import Runtime
 from study import records, timeless
 
@@ -148,6 +149,14 @@ def test_curves_follow_every_training_of_every_arm(run):
     for curve in found.curves:
         assert curve.seen == [0, 16, 32, 48] and len(curve.values) == 4
         assert all(map(math.isfinite, curve.values))
+
+
+def test_a_model_with_a_language_model_of_its_own_has_its_curve(run, tmp_path):
+    study, _, _ = run
+    own = {"encoders": ("clip",), "because": "longer", "change": {"language.context": 300}}
+    changed = study.model_copy(update={"vlms": {"small": Seer(**own)}})
+    names = [name for name, _ in _languages(changed.branches())]
+    assert names == ["all arms", "small"]
 
 
 def test_a_long_curve_is_thinned_by_means(run, finished):

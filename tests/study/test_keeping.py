@@ -90,6 +90,17 @@ def test_an_undeclared_number_of_pictures_keeps_nothing(monkeypatch, tmp_path):
     assert all("not declared" in choice.words() for choice in aligned)
 
 
+def test_what_is_there_already_costs_nothing_but_reading(monkeypatch, tmp_path):
+    _, before, _ = decided(monkeypatch, tmp_path, "language_models")
+    monkeypatch.setattr(Seen, "cached", lambda stage, runtime: object())
+    _, choices, _ = decided(monkeypatch, tmp_path, "language_models", 0.0)
+    for address, choice in choices.items():
+        looking = choice.pictures * choice.again / choice.looks
+        assert choice.kept == pytest.approx(before[address].kept - looking)
+        assert choice.keep == choice.worth, "however full the disk is"
+        assert choice.words().endswith("GB, there already)")
+
+
 def test_free_disk_is_that_of_a_folder_to_come(tmp_path):
     assert keeping.free(tmp_path / "not" / "there") == pytest.approx(keeping.free(tmp_path), rel=0.01)
 

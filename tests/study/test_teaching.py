@@ -1,7 +1,9 @@
 """Models that see besides the arms' own: two encoders, published ones, other connectors; extended files."""
 
 import re
+import shutil
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +17,9 @@ from paribus.report.tables import summary
 from paribus.study.collect import collect
 from paribus.study.plan import needed, plan, settled, spell
 from paribus.study.run import execute
+from paribus.study.sources import renew
 from paribus.study.stage import walk
-from paribus.study.stages import PublishedEncoder
+from paribus.study.stages import PublishedEncoder, published_encoder
 from paribus.study.study import load_study
 from paribus.types import Runtime
 from study import QUICKSTART, ROOT, copied, small_settings, write_study
@@ -108,13 +111,38 @@ def test_a_published_encoder_sees_what_the_arm_sees(asked):
     assert np.abs(one["seen"] - other["seen"]).max() < 0.05 < np.abs(one["seen"] - one["no image"]).max()
 
 
-def test_a_published_encoder_that_changes_is_another(asked, tmp_path):
+def test_a_published_encoder_that_changes_is_refused_where_it_was_learnt_from(asked, tmp_path):
     study, runtime, _ = asked
-    stage = next(b for b in study.branches() if b.name == "elsewhere").answers[0].vlm.looks()[0]
-    other = study.all_arms()[1].encoder.open(runtime)
-    write_transformers(other, tmp_path / "weights")
-    with pytest.raises(UserError, match="changed while it was used"):
-        stage.changed(weights=str(tmp_path / "weights")).open(runtime)
+    clip, dino = (arm.encoder.open(runtime) for arm in study.all_arms())
+    write_transformers(clip, tmp_path / "weights")
+    stage, here = published_encoder(str(tmp_path / "weights")), Runtime(cache=tmp_path / "cache")
+    first = stage.run(here)
+    assert stage.outdated(here) == "" and published_encoder(str(tmp_path / "weights")) == stage
+    shutil.rmtree(tmp_path / "weights")
+    assert stage.outdated(here) == "", "a finished study is looked at where the folder is not"
+    write_transformers(dino, tmp_path / "weights")
+    assert stage.outdated(here).startswith(str(tmp_path / "weights"))
+    with pytest.raises(
+        UserError, match="weights has changed since models were taught with it: put its files"
+    ):
+        stage.open(here)
+    assert list(renew([stage], here, ())) and stage.run(here).end != first.end, "nothing was made of it"
+
+
+def test_a_study_goes_on_only_with_the_encoder_that_it_began_with(asked):
+    """The next to last thing of this module to touch the folder: it is put back."""
+    study, runtime, _ = asked
+    weights = Path(study.published["elsewhere"].weights) / "model.safetensors"
+    before = weights.read_bytes()
+    weights.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    with pytest.raises(UserError, match=r"model\.safetensors is not what it was when align-"):
+        execute(study, runtime, lambda line: None)
+    weights.write_bytes(before)
+    said = []
+    execute(study, runtime, said.append)
+    (line,) = said
+    total, _, done = line.partition(" stages, ")
+    assert done == f"{total} of them done", "equal bytes are the same file, whenever they were written"
 
 
 @pytest.mark.parametrize(
@@ -127,6 +155,10 @@ def test_a_published_encoder_that_changes_is_another(asked, tmp_path):
         ({"vlms": {"x": seer()}}, "vlms.x.encoders"),
         ({"vlms": {"clip": seer("dino")}}, "vlms.clip: this name is taken"),
         ({"vlms": {"x": seer("clip", **{"eyes.colour": 1})}}, "there is no setting control.vlm.eyes.colour"),
+        (
+            {"vlms": {"x": seer("clip", **{"eyes": {"merge": "channel"}, "eyes.layer": -1})}},
+            "vlms.x.change: eyes.layer lies in eyes, which is given as a whole: write it there",
+        ),
         ({"vlms": {"x": seer("clip", **{"eyes.layer": 3})}}, "vlms.x.change: eyes.layer"),
         ({"vlms": {"x": seer("clip", **{"eyes.layer": -9})}}, "vlms.x: vlm.eyes.layer is -9"),
         ({"vlms": {"x": seer("clip", **{"ask.template": "y"})}}, "vlms.x.ask.template"),
@@ -165,6 +197,10 @@ def test_a_released_encoder_is_planned_before_it_is_there(tmp_path):
     assert len(stages) == len(study.published) == 3 and study.arms == {}
     with pytest.raises(UserError, match="download the repository Leonardo6/clip-datacomp-12m-16"):
         stages[0].check(Runtime(cache=tmp_path))
+    described = stages[0].encoder.model_copy(update={"mean": (0.1, 0.2, 0.3)})
+    assert stages[0].changed(encoder=described).address() == stages[0].address(), (
+        "known better once it is there"
+    )
 
 
 def test_a_study_of_nobody_is_refused(tmp_path):

@@ -373,7 +373,7 @@ def _curves(study: Study, branches: list[Branch], runtime: Runtime) -> list[Curv
 
 
 def _languages(branches: list[Branch]) -> list[tuple[str, Language]]:
-    """The language models that the study trained, each once: a seed's first is all arms', others a model's."""
+    """The language models that the study trained: a seed's first is all arms', any other a model's own."""
     taught: dict[str, tuple[str, Language]] = {}
     seeds: set[int] = set()
     for branch in branches:
