@@ -101,7 +101,7 @@ def measured_rate(study: Study, runtime: Runtime) -> float:
     for stage in walk(study.stages()):
         if isinstance(stage, Pretrain):
             record = stage.cached(runtime)
-            if record is not None and record.seconds > 0:
+            if record is not None:
                 flops += record.flops_per_sample * record.samples
                 seconds += record.seconds
     return flops / seconds if seconds else assumed_rate(runtime)
