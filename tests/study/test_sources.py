@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from filelock import FileLock
 from pydantic import Field
 
 from paribus.errors import UserError
 from paribus.study.sources import Stamp, differing, renew, stamped
-from paribus.study.stage import BEGUN, CHECKPOINTS, RECORD, Stage
+from paribus.study.stage import BEGUN, CHECKPOINTS, LOCK, RECORD, Stage
 from paribus.types import Config, Runtime
 from study import leftovers
 
@@ -33,7 +34,7 @@ class Read(Stage[Text]):
     def outdated(self, runtime):
         record = self.cached(runtime)
         here = record is not None and Path(self.file).exists()
-        return differing(record.files, [Path(self.file)]) if here else ""
+        return differing(record.files, lambda: [Path(self.file)]) if here else ""
 
 
 class Shout(Stage[Text]):
@@ -77,14 +78,24 @@ def test_a_file_is_another_if_its_bytes_are(tmp_path):
     for path in paths:
         path.write_text("one")
     before = stamped(paths)
-    assert differing(before, paths) == ""
+    assert differing(before, lambda: paths) == ""
     paths[0].write_text("one")  # later, and equal
-    assert differing(before, paths) == ""
+    assert differing(before, lambda: paths) == ""
     for text in ("two", "longer"):
         paths[1].write_text(text)
-        assert differing(before, paths) == str(paths[1])
-    assert differing(before, paths[:1]) == str(paths[1]), "it is gone"
-    assert differing(before, [*paths, tmp_path / "0"]) == str(tmp_path / "0"), "it is new"
+        assert differing(before, lambda: paths) == str(paths[1])
+    assert differing(before, lambda: paths[:1]) == str(paths[1]), "it is gone"
+    assert differing(before, lambda: [*paths, tmp_path / "0"]) == str(tmp_path / "0"), "it is new"
+
+
+def test_nothing_differs_where_nothing_is(tmp_path):
+    (tmp_path / "a").write_text("one")
+    before = stamped([tmp_path / "a"])
+
+    def refused():
+        raise UserError("There is no such folder.")
+
+    assert differing(before, refused) == differing(before, list) == ""
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
@@ -134,6 +145,19 @@ def test_what_was_begun_counts_if_it_would_go_on(place, going):
     else:
         assert forgotten(read, runtime) == [str(file)]
     assert not (read.folder(runtime) / BEGUN).exists(), "done, or forgotten"
+
+
+def test_what_another_run_works_on_is_left_alone(place):
+    file, read, runtime = place
+    shout = Shout(below=(read,))
+    file.write_text("two")
+    with FileLock(read.folder(runtime) / LOCK), pytest.raises(UserError, match="Another run is working on"):
+        forgotten(read, runtime)
+    shout.folder(runtime).mkdir()
+    (shout.folder(runtime) / BEGUN).write_text(json.dumps({"stage": "shout", "config": shout.identity()}))
+    with FileLock(shout.folder(runtime) / LOCK), pytest.raises(UserError, match=f"when {shout.address()}"):
+        forgotten(read, runtime)
+    assert forgotten(read, runtime) == [str(file)]
 
 
 def test_folders_that_say_nothing_are_left_alone(place):

@@ -137,12 +137,17 @@ def _digest(path: Path, changed: int) -> str:
     return sha256(path)
 
 
+def parts(folder: Path) -> list[Path]:
+    """The files of a folder that matter."""
+    return sorted({path for part in PARTS for path in folder.glob(part) if path.is_file()})
+
+
 def digest(folder: Path) -> str:
     """SHA-256 over names and contents of config, tokenizer and weights in a folder."""
     import hashlib
 
     whole = hashlib.sha256()
-    for path in sorted({path for part in PARTS for path in folder.glob(part) if path.is_file()}):
+    for path in parts(folder):
         whole.update(f"{path.name} {_digest(path, path.stat().st_mtime_ns)}\n".encode())
     return whole.hexdigest()
 

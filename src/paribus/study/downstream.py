@@ -13,7 +13,7 @@ from paribus.data.loader import Loader
 from paribus.encoders.published import Fit
 from paribus.encoders.text import load_tokenizer, save_tokenizer, train_tokenizer
 from paribus.encoders.vision import load_weights, parameters, save_weights, weights_digest
-from paribus.encoders.weights import architecture, find
+from paribus.encoders.weights import architecture, find, parts
 from paribus.encoders.weights import digest as digest_of_weights
 from paribus.encoders.weights import load_tokenizer as read_tokenizer
 from paribus.errors import UserError
@@ -22,6 +22,7 @@ from paribus.progress import progress
 from paribus.study.corpora import Corpus
 from paribus.study.looking import EyeLoader, Kept
 from paribus.study.recipe import Lesson
+from paribus.study.sources import Stamp, differing, stamped
 from paribus.study.stage import AnyStage, Stage
 from paribus.study.stages import AnyEncoder
 from paribus.study.talks import AnyTalks, Questions
@@ -131,6 +132,7 @@ class ReadRecord(Config):
     """Which weights were read."""
 
     digest: str
+    files: dict[str, Stamp]
 
 
 class PublishedLanguage(Stage[ReadRecord]):
@@ -138,7 +140,7 @@ class PublishedLanguage(Stage[ReadRecord]):
 
     name: ClassVar[str] = "language"
     kind: Literal["published"] = "published"
-    version: int = 1
+    version: int = 2
     config: PretrainedLanguageConfig
 
     def check(self, runtime: Runtime) -> None:
@@ -151,7 +153,12 @@ class PublishedLanguage(Stage[ReadRecord]):
         weights = self._folder(runtime)
         tokenizer = read_tokenizer(weights)
         Chat(backend(tokenizer), wording(self.config, tokenizer), self.config.context)
-        return ReadRecord(digest=digest_of_weights(weights))
+        return ReadRecord(digest=digest_of_weights(weights), files=stamped(parts(weights)))
+
+    def outdated(self, runtime: Runtime) -> str:
+        """One of its files, if its folder is at hand."""
+        record = self.cached(runtime)
+        return "" if record is None else differing(record.files, lambda: parts(self._folder(runtime)))
 
     def open(self, runtime: Runtime) -> Speaker:
         """The model, its tokenizer and its wording.

@@ -6,15 +6,16 @@ was read is therefore written down, and compared before a study goes on.
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from pydantic import Field
 
 from paribus.errors import UserError
 from paribus.files import sha256
-from paribus.study.stage import BEGUN, CHECKPOINTS, RECORD, AnyStage
+from paribus.study.stage import BEGUN, CHECKPOINTS, LOCK, RECORD, AnyStage
 from paribus.types import Config, Runtime
 
 
@@ -43,12 +44,26 @@ def _stamp(path: Path) -> Stamp:
     return Stamp(bytes=stat.st_size, mtime=stat.st_mtime_ns, sha256=sha256(path))
 
 
-def differing(before: Mapping[str, Stamp], paths: Iterable[Path]) -> str:
-    """The first of some files that is another now, is new or is gone; empty if there is none."""
-    now = {str(path): path for path in paths}
+def differing(before: Mapping[str, Stamp], find: Callable[[], Iterable[Path]]) -> str:
+    """The first of some files that is another now, is new or is gone; empty if there is none.
+
+    Args:
+        before: what they were like.
+        find: where they are now; if it finds nothing, nothing differs: a finished study does without them.
+
+    Raises:
+        UserError: one cannot be read.
+    """
+    try:
+        now = {str(path): path for path in find()}
+    except UserError:
+        return ""
     strange = before.keys() ^ now.keys()
     other = (name for name, stamp in before.items() if name in now and _differs(stamp, now[name]))
-    return min(strange) if strange else next(other, "")
+    try:
+        return (min(strange) if strange else next(other, "")) if now else ""
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read ({error.strerror}): mend that.") from error
 
 
 def _differs(before: Stamp, path: Path) -> bool:
@@ -82,8 +97,23 @@ def renew(stages: Sequence[AnyStage], runtime: Runtime, telling: Sequence[str]) 
                 f"or give the new one a name of its own in the study (all in {runtime.cache / 'stages'})."
             )
         for path in (*(path for path, _ in made), stage.folder(runtime)):
-            shutil.rmtree(path)
+            _remove(path)
         yield changed
+
+
+def _remove(folder: Path) -> None:
+    if _at_work(folder):
+        raise UserError(f"Another run is working on {folder}: wait until it is done.")
+    shutil.rmtree(folder)
+
+
+def _at_work(folder: Path) -> bool:
+    """Whether another run holds a stage's lock."""
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            return False
+    except Timeout:
+        return True
 
 
 def _made_of(stage: AnyStage, runtime: Runtime) -> Iterator[tuple[Path, str]]:
@@ -98,10 +128,13 @@ def _made_of(stage: AnyStage, runtime: Runtime) -> Iterator[tuple[Path, str]]:
 def _about(folder: Path) -> dict[str, Any] | None:
     """Which stage left something in a folder, and its config.
 
-    Nothing of one that was begun and has nothing to go on from, or is damaged, which is told of elsewhere.
+    Nothing of one that was begun, has nothing to go on from and is not at work; or is damaged, which is told
+    of elsewhere.
     """
-    begun = (BEGUN,) if (folder / CHECKPOINTS).is_dir() else ()
-    for name in (RECORD, *begun):
+    names = [RECORD]
+    if (folder / BEGUN).is_file() and ((folder / CHECKPOINTS).is_dir() or _at_work(folder)):
+        names.append(BEGUN)
+    for name in names:
         try:
             about: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
             return {"stage": about["stage"], "config": about["config"]}

@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 
 CHECKPOINTS = ".checkpoints"
 """Where a stage that trains keeps what a resumed run needs; removed when the record is written."""
-RECORD, BEGUN = "record.json", ".begun.json"
-"""What a finished stage says of itself, and one that was begun: its name and config."""
+RECORD, BEGUN, LOCK = "record.json", ".begun.json", ".lock"
+"""What a finished stage says of itself; one that was begun: its name and config; and who works on it."""
 
 R = TypeVar("R", bound=Config)
 S = TypeVar("S", bound=BaseModel)
@@ -253,7 +253,7 @@ class _locked:  # noqa: N801 - used like a function
     """Hold the stage's lock; say so once if another run holds it, and wait."""
 
     def __init__(self, folder: Path, name: str) -> None:
-        self.lock, self.name = FileLock(folder / ".lock"), name
+        self.lock, self.name = FileLock(folder / LOCK), name
 
     def __enter__(self) -> None:
         try:

@@ -321,8 +321,8 @@ class PublishedEncoder(Stage[PublishedRecord]):
 
     def outdated(self, runtime: Runtime) -> str:
         """One of its files, if its folder is at hand."""
-        record, files = self.cached(runtime), _files_of(self.weights)
-        return differing(record.files, files) if record is not None and files else ""
+        record = self.cached(runtime)
+        return "" if record is None else differing(record.files, lambda: _files_of(self.weights))
 
     def open(self, runtime: Runtime) -> VisionEncoder:
         """The encoder.

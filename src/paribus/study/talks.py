@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -88,8 +89,11 @@ class Published(Stage[PublishedRecord]):
     def outdated(self, runtime: Runtime) -> str:
         """One of its files, where they are at hand."""
         record = self.cached(runtime)
-        here = record is not None and Path(self.config.path).expanduser().exists()
-        return differing(record.files, self.config.tables()) if record and here else ""
+        return "" if record is None else differing(record.files, self._at_hand)
+
+    def _at_hand(self) -> Sequence[Path]:
+        """Nothing is fetched."""
+        return self.config.tables() if Path(self.config.path).expanduser().exists() else ()
 
     def test(self, runtime: Runtime) -> Benchmark:
         """What is asked."""
@@ -202,8 +206,11 @@ class Mix(Stage[MixRecord]):
     def outdated(self, runtime: Runtime) -> str:
         """One of its files of records, where they are at hand."""
         record = self.cached(runtime)
-        here = record is not None and Path(self.config.file).expanduser().exists()
-        return differing(record.files, find_files(self.config.file).paths) if record and here else ""
+        return "" if record is None else differing(record.files, self._at_hand)
+
+    def _at_hand(self) -> Sequence[Path]:
+        """Nothing is fetched."""
+        return find_files(self.config.file).paths if Path(self.config.file).expanduser().exists() else ()
 
     def meta(self, runtime: Runtime) -> MixMeta | None:
         """What it holds and what was left out, as it was last read; also if it is not the declared number."""
