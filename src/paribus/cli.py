@@ -9,18 +9,18 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from paribus.cli_annotate import annotate
+from paribus.cli_compare import compare, knn, probe, zeroshot
 from paribus.cli_encoder import app as encoder_app
 from paribus.cli_lmms import task
+from paribus.cli_options import make_runtime
 from paribus.cli_vlm import app as vlm_app
 from paribus.cli_vlm import chat
 from paribus.errors import UserError
-
-if TYPE_CHECKING:  # types needs torch, and `paribus --help` must not wait for it
-    import paribus.types
 
 app = typer.Typer(
     help="What does the supervision signal do to a vision encoder, all else equal?",
@@ -35,6 +35,11 @@ app.add_typer(encoder_app, name="encoder")
 app.add_typer(vlm_app, name="vlm")
 vlm_app.command()(task)
 app.command()(chat)
+app.command()(compare)
+app.command()(probe)
+app.command()(knn)
+app.command()(zeroshot)
+app.command()(annotate)
 
 StudyFile = Annotated[
     Path, typer.Argument(metavar="STUDY", help="a study file, e.g. studies/quickstart.yaml")
@@ -91,7 +96,7 @@ def run(
 
     loaded = load_study(study, tuple(change or ()))
     settle(device)
-    runtime = _runtime(
+    runtime = make_runtime(
         runs=runs,
         cache=cache,
         device=device,
@@ -133,7 +138,7 @@ def plan(
     from paribus.study.study import load_study
 
     loaded = load_study(study, tuple(change or ()))
-    runtime = _runtime(cache=cache, device=device, chunk=chunk, recompute=recompute, shard=shard)
+    runtime = make_runtime(cache=cache, device=device, chunk=chunk, recompute=recompute, shard=shard)
     ends, choices = settled(loaded, runtime)
     stages = list(planned(ends, runtime, measured_rate(loaded, runtime)))
     needs = needed(ends, runtime, processes)
@@ -147,7 +152,7 @@ def audit(study: StudyFile, change: Changes = None, cache: Cache = CACHE) -> Non
     from paribus.study.audit import spell
     from paribus.study.study import load_study
 
-    found = audited(load_study(study, tuple(change or ())), _runtime(cache=cache))
+    found = audited(load_study(study, tuple(change or ())), make_runtime(cache=cache))
     print(spell(found))
     raise typer.Exit(1 if found.faults else 0)
 
@@ -170,7 +175,7 @@ def report(
     results = load_results(folder / "results.json")
     write_tables(results, folder)
     page = write_report(
-        results, folder, pictures(load_study(study, tuple(change or ())), _runtime(cache=cache))
+        results, folder, pictures(load_study(study, tuple(change or ())), make_runtime(cache=cache))
     )
     print(summary(results))
     print(f"Report: {page}")
@@ -220,22 +225,7 @@ def _corpus(name: str, size: int, cache: Path, workers: int):  # type: ignore[no
 
     if name != "glyphs":
         raise UserError(f"There is no corpus {name!r}: the built-in one is called glyphs.")
-    return CorpusStage(source=GlyphsConfig(size=size)), _runtime(cache=cache, workers=workers)
-
-
-def _runtime(**settings: object) -> "paribus.types.Runtime":
-    import torch
-    from pydantic import ValidationError
-
-    from paribus.types import Runtime
-
-    try:
-        runtime = Runtime.model_validate(settings)
-        torch.empty(0, device=runtime.torch_device)
-    except (ValidationError, RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--device {settings.get('device')}: {reason}; use auto or cpu.") from error
-    return runtime
+    return CorpusStage(source=GlyphsConfig(size=size)), make_runtime(cache=cache, workers=workers)
 
 
 def main() -> None:

@@ -42,13 +42,22 @@ def linear_cka(a: Float[np.ndarray, "N Da"], b: Float[np.ndarray, "N Db"]) -> fl
     Raises:
         UserError: fewer than four images, or features that do not vary.
     """
+    both, one, other = hsic_terms(a, b)
+    if not one * other > 0:
+        raise UserError("CKA got features that are the same for all images: that encoder has collapsed.")
+    return float(both / np.sqrt(one * other))
+
+
+def hsic_terms(a: Float[np.ndarray, "N Da"], b: Float[np.ndarray, "N Db"]) -> tuple[float, float, float]:
+    """Unbiased HSIC of a with b, of a with itself and of b with itself.
+
+    Raises:
+        UserError: fewer than four images.
+    """
     if len(a) < 4:
         raise UserError(f"CKA needs at least 4 images but got {len(a)}: measure more images.")
     x, y = (z.astype(np.float64) - z.mean(axis=0, dtype=np.float64) for z in (a, b))
-    scale = _hsic(x, x) * _hsic(y, y)
-    if not scale > 0:
-        raise UserError("CKA got features that are the same for all images: that encoder has collapsed.")
-    return float(_hsic(x, y) / np.sqrt(scale))
+    return _hsic(x, y), _hsic(x, x), _hsic(y, y)
 
 
 def mutual_neighbours(

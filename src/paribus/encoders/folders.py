@@ -167,7 +167,7 @@ def read_transformers(folder: Path, fallback: Settings | None = None) -> Loaded:
     transform = dict(fallback or kind.pixels)
     if pixels.is_file():
         said = read_json(pixels)
-        transform = foreign_transformers.read_pixels(said, kind, pixels)
+        transform = foreign_transformers.read_pixels(said, kind.pixels, pixels)
     elif fallback is None:
         notes = (f"no {pixels.name}: the pictures are taken to be prepared as {kind.layout.title} does",)
     size = _described(

@@ -5,8 +5,10 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from paribus.encoders.exchange import ratio
-from paribus.encoders.foreign import INTERPOLATIONS, Settings, inverse, known
+from paribus.encoders.foreign import INTERPOLATIONS, Pixels, Settings, inverse, known
 from paribus.encoders.layouts import TIMM, Layout
 from paribus.encoders.vision import Activation, EncoderConfig
 from paribus.errors import UserError
@@ -87,6 +89,26 @@ def read_config(said: Settings, where: Path) -> EncoderConfig:
         pool=pool,
         **read_pixels(pixels, image, where),
     )
+
+
+def is_plain(said: Settings) -> bool:
+    """Whether an architecture is one of those that ``read_config`` reads."""
+    found = NAME.fullmatch(str(said.get("architecture")))
+    return found is not None and found[1] + ("_plus" if found[3] else "") in SIZES
+
+
+def pixels_of(said: Settings, where: Path) -> Pixels:
+    """How pictures are prepared for a model that is run by timm itself.
+
+    Raises:
+        UserError: the config does not say it, or what it says is not known.
+    """
+    pixels = said.get("pretrained_cfg", said)
+    try:
+        size = int(pixels["input_size"][1])
+        return Pixels(image_size=size, **read_pixels(pixels, size, where))
+    except (KeyError, TypeError, IndexError, ValidationError) as error:
+        raise UserError(f"{where} does not say how pictures are prepared ({error}).") from error
 
 
 def _named(name: str, where: Path) -> tuple[tuple[int, int, int, int], int, int, Family]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from paribus.encoders.exchange import ratio
-from paribus.encoders.foreign import HALF, OPENAI, Settings, inverse, known
+from paribus.encoders.foreign import HALF, IMAGENET, OPENAI, Pixels, Settings, inverse, known
 from paribus.encoders.layouts import CLIP_VISION, SIGLIP_VISION, VIT, Layout
 from paribus.encoders.vision import Activation, EncoderConfig, Interpolation
 from paribus.errors import UserError
@@ -53,7 +53,14 @@ _SIGLIP = Kind(
     _TOWER | {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6},
     HALF | {"interpolation": "bicubic", "squash": True},
 )
-KINDS = {kind.model_type: kind for kind in (_VIT, _CLIP, _SIGLIP)}
+_MAE = Kind(
+    VIT,
+    "vit_mae",
+    "ViTMAEModel",
+    _VIT.defaults,
+    IMAGENET | {"interpolation": "bicubic", "squash": True},
+)
+KINDS = {kind.model_type: kind for kind in (_VIT, _CLIP, _SIGLIP, _MAE)}
 INSIDE = {"clip": _CLIP, "siglip": _SIGLIP, "vision-text-dual-encoder": None}
 """model_type of a model of two towers -> its image tower, None where the inner config says."""
 
@@ -105,12 +112,33 @@ def read_config(tower: Settings, kind: Kind, transform: Mapping[str, Any]) -> En
     )
 
 
-def read_pixels(said: Settings, kind: Kind, where: Path) -> Settings:
+def pixels_of(said: Settings, size: int | None, usual: Mapping[str, Any], where: Path) -> Pixels:
+    """How pictures are prepared for a model that is run by transformers itself.
+
+    Args:
+        said: its preprocessor_config.json.
+        size: the picture's side that the model's config names, if any.
+        usual: what holds where nothing is said.
+        where: the file.
+    """
+    found = read_pixels(said, {"squash": False} | dict(usual), where)
+    named, crop = said.get("size") or {}, said.get("crop_size") if said.get("do_center_crop", True) else None
+    named = named if isinstance(named, dict) else {"shortest_edge": named}
+    shorter = named.get("shortest_edge")
+    cropped = crop.get("height") if isinstance(crop, dict) else crop
+    if shorter and "crop_pct" in said:  # ConvNeXt's: below 384 pixels a larger picture is cropped
+        squash = shorter >= 384
+        found |= {"squash": squash, "resize": None if squash else int(shorter / said["crop_pct"])}
+        cropped = shorter
+    return Pixels(image_size=cropped or named.get("height") or shorter or size or 224, **found)
+
+
+def read_pixels(said: Settings, usual: Mapping[str, Any], where: Path) -> Settings:
     """Mean, std, interpolation, resize and squash out of a preprocessor_config.json."""
     scale = said.get("rescale_factor", 1 / 255)
     if not math.isclose(scale, 1 / 255, rel_tol=1e-3) or not said.get("do_rescale", True):
         raise UserError(f"{where} scales pixels by {scale} and not by 1/255, which Paribus does not do.")
-    resample = said.get("resample", inverse(HF_RESAMPLE, kind.pixels["interpolation"]))
+    resample = said.get("resample", inverse(HF_RESAMPLE, usual["interpolation"]))
     plain = not said.get("do_normalize", True)
     size = said.get("size") or {}
     shorter = size.get("shortest_edge") if isinstance(size, dict) else size
@@ -118,13 +146,14 @@ def read_pixels(said: Settings, kind: Kind, where: Path) -> Settings:
     crop = said.get("crop_size")
     cropped = (crop.get("height") if isinstance(crop, dict) else crop) or shorter
     side = square or shorter
-    centred = said.get("do_center_crop", not kind.pixels["squash"])
+    centred = said.get("do_center_crop", not usual["squash"])
     return {
-        "mean": (0.0,) * 3 if plain else tuple(said.get("image_mean") or kind.pixels["mean"]),
-        "std": (1.0,) * 3 if plain else tuple(said.get("image_std") or kind.pixels["std"]),
+        "mean": (0.0,) * 3 if plain else tuple(said.get("image_mean") or usual["mean"]),
+        "std": (1.0,) * 3 if plain else tuple(said.get("image_std") or usual["std"]),
         "interpolation": known(HF_RESAMPLE, resample, "resample", where),
-        "squash": square is not None or (side is None and kind.pixels["squash"]),
+        "squash": square is not None or (side is None and usual["squash"]),
         "resize": side if centred and side != cropped else None,
+        "crop": "transformers",
     }
 
 

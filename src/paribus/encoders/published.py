@@ -5,7 +5,7 @@ are known by name: what they were trained with, and how pictures are prepared wh
 Nothing is fetched: their folders are put under ``root`` by whoever has the right to them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -16,8 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from paribus.encoders.folders import Loaded, Trained, read_folder, read_transformers, recognised
-from paribus.encoders.foreign import IMAGENET, OPENAI, Settings
-from paribus.encoders.vision import EncoderConfig, Interpolation
+from paribus.encoders.foreign import IMAGENET, OPENAI, Pixels, Settings
+from paribus.encoders.vision import Crop, EncoderConfig, Interpolation
 from paribus.errors import UserError
 from paribus.types import Config
 
@@ -25,6 +25,13 @@ RESAMPLE: dict[Interpolation, Image.Resampling] = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
 }
+
+
+CROPS: dict[Crop, Callable[[int], int]] = {
+    "torchvision": lambda margins: round(margins / 2),
+    "transformers": lambda margins: margins // 2,
+}
+"""Pixels that are cut from the left or the top, of those that are cut from both sides."""
 
 
 class Entry(Config):
@@ -101,13 +108,14 @@ Fit = Literal["crop", "pad"]
 
 
 def evaluate(
-    config: EncoderConfig, pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]], fit: Fit = "crop"
+    config: EncoderConfig | Pixels, pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]], fit: Fit = "crop"
 ) -> Float[Tensor, "B 3 S S"]:
     """Pictures of any size as the encoder's input in [0, 1], prepared as it was published.
 
     Resize (the shorter side, or to a square), then crop the centre; both as torchvision's ``Resize`` and
-    ``CenterCrop`` do on PIL pictures, which open_clip and timm call and transformers equals but for half a
-    pixel. The encoder normalises by itself. With ``pad`` nothing is cropped: LLaVA-1.5's ``expand2square``.
+    ``CenterCrop`` do on PIL pictures, which open_clip and timm call, or as transformers does: it rounds odd
+    margins down, and torchvision to even. The encoder normalises by itself. With ``pad`` nothing is cropped:
+    LLaVA-1.5's ``expand2square``.
     """
     prepare = {"crop": _prepared, "pad": _padded}[fit]
     made = [prepare(config, Image.fromarray(picture)) for picture in pictures]
@@ -115,16 +123,16 @@ def evaluate(
     return pixels.permute(0, 3, 1, 2).float() / 255
 
 
-def _prepared(config: EncoderConfig, picture: Image.Image) -> UInt8[np.ndarray, "S S 3"]:
+def _prepared(config: EncoderConfig | Pixels, picture: Image.Image) -> UInt8[np.ndarray, "S S 3"]:
     size, (width, height) = config.image_size, picture.size
     side, shorter = config.resize or size, min(picture.size)
     to = (side, side) if config.squash else (int(side * width / shorter), int(side * height / shorter))
     resized = picture.resize(to, RESAMPLE[config.interpolation])
-    left, top = (round((long - size) / 2) for long in to)
+    left, top = (CROPS[config.crop](long - size) for long in to)
     return np.array(resized.crop((left, top, left + size, top + size)))
 
 
-def _padded(config: EncoderConfig, picture: Image.Image) -> UInt8[np.ndarray, "S S 3"]:
+def _padded(config: EncoderConfig | Pixels, picture: Image.Image) -> UInt8[np.ndarray, "S S 3"]:
     side, size = max(picture.size), (config.image_size, config.image_size)
     red, green, blue = (int(255 * value) for value in config.mean)
     square = Image.new("RGB", (side, side), (red, green, blue))
@@ -132,7 +140,7 @@ def _padded(config: EncoderConfig, picture: Image.Image) -> UInt8[np.ndarray, "S
     return np.array(square.resize(size, RESAMPLE[config.interpolation]))
 
 
-def transform_words(config: EncoderConfig) -> str:
+def transform_words(config: EncoderConfig | Pixels) -> str:
     """What ``evaluate`` does, in words."""
     side = config.resize or config.image_size
     what = f"both sides to {side}" if config.squash else f"the shorter side to {side}"

@@ -21,6 +21,7 @@ head. What other layouts call by other names:
 import contextlib
 import functools
 import hashlib
+import itertools
 from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import Literal
@@ -40,6 +41,7 @@ from paribus.types import Config, Features
 
 Activation = Literal["gelu", "quick_gelu", "gelu_tanh"]
 Interpolation = Literal["bicubic", "bilinear"]
+Crop = Literal["torchvision", "transformers"]
 Size = Literal["tiny", "small", "base"]
 SIZES: dict[Size, tuple[int, int, int]] = {
     "tiny": (192, 12, 3),
@@ -66,8 +68,8 @@ ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
 class EncoderConfig(Config):
     """The architecture, shared by all arms; ``preset("base", 16)`` is ViT-B/16.
 
-    ``interpolation``, ``resize`` and ``squash`` are the transform that pictures of other sizes go through
-    before they are encoded (``published.evaluate``); they do not touch the forward pass.
+    ``interpolation``, ``resize``, ``squash`` and ``crop`` are the transform that pictures of other sizes go
+    through before they are encoded (``published.evaluate``); they do not touch the forward pass.
     """
 
     patch: int = Field(16, ge=1)
@@ -90,6 +92,7 @@ class EncoderConfig(Config):
         None, ge=1, description="shorter side before the centre crop; None: image_size"
     )
     squash: bool = Field(False, description="resize to a square whatever the proportions, nothing cropped")
+    crop: Crop = Field("torchvision", description="whose rounding where the margins of a crop are odd")
 
     @model_validator(mode="after")
     def _divisible(self) -> "EncoderConfig":
@@ -315,6 +318,19 @@ class VisionEncoder(nn.Module):
     ) -> Features:
         if not -self.config.depth <= layer <= -1:
             raise ValueError(f"layer {layer} is not in [-{self.config.depth}, -1]")
+        wanted = self.config.depth + 1 + layer
+        x = next(itertools.islice(self._states(images, keep), wanted, None))
+        return self._read(x, last=layer == -1)
+
+    def classes(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B layers D"]:
+        """``Features.cls`` before the first block and after each one; the last is normalised, as always."""
+        states = enumerate(self._states(images, None))
+        return torch.stack([self._read(x, last=number == self.config.depth).cls for number, x in states], 1)
+
+    def _states(
+        self, images: Float[Tensor, "B 3 H W"], keep: Float[Tensor, "depth B 2"] | None
+    ) -> Iterator[Float[Tensor, "B T D"]]:
+        """All tokens before the first block and after each one, made as they are asked for."""
         height, width = (side // self.config.patch for side in images.shape[-2:])
         positions, lead = self.positions(height, width), self.config.lead
         x = self.embed((images - self.mean) / self.std, height, width) + positions[:, lead:]
@@ -322,16 +338,22 @@ class VisionEncoder(nn.Module):
         x = torch.cat([cls, self.register_tokens.expand(len(x), -1, -1), x], dim=1)
         if self.norm_pre is not None:
             x = self.norm_pre(x)
-        for number, block in enumerate(list(self.blocks)[: self.config.depth + 1 + layer]):
+        yield x
+        for number, block in enumerate(self.blocks):
             x = block(x, None if keep is None else keep[number])
-        if layer == -1:
+            yield x
+
+    def _read(self, x: Float[Tensor, "B T D"], *, last: bool) -> Features:
+        """What is said of a layer's tokens; the last layer's are normalised."""
+        if last:
             x = self.norm(x)
+        lead = self.config.lead
         prefix = lead + self.config.registers
         registers = x[:, lead:prefix] if self.config.registers else None
         if self.head is None:
             return Features(x[:, 0], registers, x[:, prefix:])
         patches = x[:, prefix:]
-        return Features(self.head(patches if layer == -1 else self.norm(patches)), registers, patches)
+        return Features(self.head(patches if last else self.norm(patches)), registers, patches)
 
     def embed(self, images: Float[Tensor, "B 3 H W"], height: int, width: int) -> Float[Tensor, "B N D"]:
         """The patch convolution as one matrix product: its stride is its size, and on CPU this is faster."""

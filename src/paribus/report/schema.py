@@ -1,6 +1,7 @@
-"""``results.json``: written, read, and held to the JSON schema that other programs can check it with.
+"""``results.json`` and ``comparison.json``: held to the JSON schemas that other programs can check them with.
 
-``python -m paribus.report.schema`` writes the packaged schema anew after a change of ``paribus.results``.
+``python -m paribus.report.schema`` writes the packaged schemas anew after a change of ``paribus.results`` or
+``paribus.comparison``.
 """
 
 import json
@@ -12,16 +13,37 @@ from typing import Any, NoReturn
 from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 
+from paribus.comparison import Comparison
 from paribus.errors import UserError
 from paribus.files import write_json
 from paribus.results import Results
 
 SCHEMA = Path(__file__).with_name("results.schema.json")
+COMPARISON = Path(__file__).with_name("comparison.schema.json")
 
 
 def results_schema() -> dict[str, Any]:
     """The JSON schema (draft 2020-12) of ``Results``, as the classes stand now."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Results.model_json_schema()}
+
+
+def comparison_schema() -> dict[str, Any]:
+    """The JSON schema (draft 2020-12) of ``Comparison``, as the classes stand now."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Comparison.model_json_schema()}
+
+
+def comparison_record(found: Comparison) -> dict[str, Any]:
+    """What ``comparison.json`` holds, checked against the packaged schema.
+
+    Raises:
+        UserError: a number is not finite, since JSON has no word for it.
+    """
+    record = found.model_dump(mode="json")
+    for where, value in _numbers(found.model_dump(), "comparison"):
+        if not math.isfinite(value):
+            raise UserError(f"{where} is {value}, which comparison.json cannot hold: compare again.")
+    _validator(COMPARISON).validate(record)
+    return record
 
 
 def write_results(results: Results, folder: Path) -> Path:
@@ -65,8 +87,8 @@ def load_results(path: Path) -> Results:
         raise UserError(f"{path} cannot be read at {where}: {first['msg']}; run the study again.") from error
 
 
-def _validator() -> Draft202012Validator:
-    return Draft202012Validator(json.loads(SCHEMA.read_text(encoding="utf-8")))
+def _validator(schema: Path = SCHEMA) -> Draft202012Validator:
+    return Draft202012Validator(json.loads(schema.read_text(encoding="utf-8")))
 
 
 def _refuse(constant: str) -> NoReturn:
@@ -87,3 +109,4 @@ def _numbers(value: Any, where: str) -> Iterator[tuple[str, float]]:
 
 if __name__ == "__main__":
     write_json(SCHEMA, results_schema())
+    write_json(COMPARISON, comparison_schema())

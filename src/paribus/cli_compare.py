@@ -1,0 +1,209 @@
+"""The command line's part for any encoders and one's own pictures: ``paribus compare | probe | knn``."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from paribus.cli_options import make_runtime
+from paribus.errors import UserError
+
+if TYPE_CHECKING:  # these need torch, and `paribus --help` must not wait for it
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from paribus.types import Runtime
+
+EncoderName = Annotated[
+    str,
+    typer.Argument(
+        help="a folder of paribus, transformers, timm or open_clip; a released encoder; or STUDY.yaml:ARM"
+    ),
+]
+"""What stands for an encoder."""
+
+
+Labelled = Annotated[Path, typer.Argument(metavar="DIR", help="a folder of pictures")]
+Labels = Annotated[
+    Path | None,
+    typer.Option(
+        "--labels",
+        metavar="FILE",
+        help="a table with the columns file, label; none: the folder that a picture is in",
+    ),
+]
+Root = Annotated[Path, typer.Option("--root", help="where folders of released encoders lie")]
+Cache = Annotated[Path, typer.Option("--cache", help="where features lie")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
+Workers = Annotated[int, typer.Option(min=1, help="threads that read pictures")]
+HERE, CACHE = Path(), Path("cache")
+
+
+class Precision(StrEnum):
+    """What encoders run in."""
+
+    BF16 = "bf16"
+    FP32 = "fp32"
+
+
+def compare(
+    a: EncoderName,
+    b: EncoderName,
+    images: Annotated[Path, typer.Option("--images", metavar="DIR", help="the folder of pictures")],
+    captions: Annotated[
+        Path | None, typer.Option("--captions", metavar="FILE", help="a table with the columns file, caption")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option("--labels", metavar="FILE", help="a table with the columns file, label")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="the folder of the report")] = None,
+    keep: Annotated[int, typer.Option(min=1, help="pairs that are shown a direction")] = 100,
+    precision: Annotated[
+        Precision,
+        typer.Option(help="bf16 is two to three times as fast, and as good as the same to a cosine"),
+    ] = Precision.BF16,
+    root: Root = HERE,
+    cache: Cache = CACHE,
+    device: Device = "auto",
+    workers: Workers = 2,
+) -> None:
+    """Show where two encoders differ on a folder of pictures, and why; features are made once."""
+    from paribus.report.explore import write_comparison
+    from paribus.study.collect import environment
+    from paribus.study.glance import glance_of
+    from paribus.study.pictures import pictures_of
+    from paribus.study.told import read_told
+    from paribus.study.versus import Pairing, versus_of
+
+    runtime = make_runtime(cache=cache, device=device, workers=workers)
+    pictures = pictures_of(images.expanduser())
+    glances = [
+        glance_of(folder, pictures, precision.value, root)
+        for folder in (_folder(a, cache), _folder(b, cache))
+    ]
+    if glances[0].digest == glances[1].digest:
+        raise UserError(f"{a} and {b} are the same encoder: give two.")
+    pictures.run(runtime)
+    keys = pictures.open(runtime).keys
+    said = [
+        () if table is None else read_told(table, column, keys).texts
+        for table, column in ((captions, "caption"), (labels, "label"))
+    ]
+    versus = versus_of(glances[0], glances[1], said[0], said[1], Pairing(keep=keep))
+    found = versus.run(runtime)
+    found = found.called(_name(a), _name(b)).model_copy(update={"environment": environment(runtime)})
+    folder = out or Path("runs") / f"compare-{_name(a)}-{_name(b)}"
+    page = write_comparison(found, versus.folder(runtime) / "pairs", folder)
+    print(f"Report: {page}")
+
+
+def _name(given: str) -> str:
+    """What an encoder is called in the report: an arm's name, or its folder's."""
+    arm = given.rpartition(":")[2] if ".yaml:" in given else given
+    return Path(arm).name or given
+
+
+def _folder(given: str, cache: Path) -> str:
+    """The folder that a name stands for; of a study's arm the stage that left it.
+
+    Raises:
+        UserError: there is no such study or arm, or it is not done.
+    """
+    if ".yaml:" not in given:
+        return given
+    from paribus.study.study import load_study
+    from paribus.types import Runtime
+
+    path, _, arm = given.rpartition(":")
+    study, runtime = load_study(Path(path)), Runtime(cache=cache)
+    arms = {one.name: one.encoder for one in study.all_arms() if one.seed == study.seeds[0]}
+    if arm not in arms:
+        raise UserError(f"{path} has no arm {arm!r}; there are {', '.join(arms)}.")
+    if arms[arm].cached(runtime) is None:
+        raise UserError(f"{arm} is not trained in {cache}: run `paribus run {path}` first.")
+    return str(arms[arm].folder(runtime))
+
+
+def probe(
+    encoder: EncoderName,
+    images: Labelled,
+    labels: Labels = None,
+    root: Root = HERE,
+    cache: Cache = CACHE,
+    device: Device = "auto",
+    workers: Workers = 2,
+) -> None:
+    """Print how well a linear probe reads the labels of a folder of pictures off an encoder."""
+    runtime = make_runtime(cache=cache, device=device, workers=workers)
+    print(_single("linear probe", encoder, images, labels, root, runtime))
+
+
+def knn(
+    encoder: EncoderName,
+    images: Labelled,
+    labels: Labels = None,
+    root: Root = HERE,
+    cache: Cache = CACHE,
+    device: Device = "auto",
+    workers: Workers = 2,
+) -> None:
+    """Print how often the nearest pictures of a folder have the same label to an encoder."""
+    runtime = make_runtime(cache=cache, device=device, workers=workers)
+    print(_single("nearest neighbours", encoder, images, labels, root, runtime))
+
+
+def zeroshot(
+    encoder: EncoderName,
+    images: Labelled,
+    labels: Labels = None,
+    template: Annotated[
+        str, typer.Option(help="how a label is worded; {} stands for it")
+    ] = "a photo of a {}.",
+    root: Root = HERE,
+    cache: Cache = CACHE,
+    device: Device = "auto",
+    workers: Workers = 2,
+) -> None:
+    """Print how often an encoder's own text tower names a picture's label; nothing is learnt."""
+    from paribus.encoders.words import read_words
+    from paribus.study.single import name_pictures, worded
+
+    runtime = make_runtime(cache=cache, device=device, workers=workers)
+    place = Path(_folder(encoder, runtime.cache)).expanduser()
+    told = _labelled(images, labels, runtime)
+    names = worded(told, template)
+    words = read_words(place if place.exists() else root / place, list(names.values()))
+    seen = words.see(_features(encoder, images, root, runtime))
+    print(name_pictures(told, list(names), words.texts, seen).spell(f"zero-shot of {_name(encoder)}"))
+
+
+def _labelled(images: Path, labels: Path | None, runtime: "Runtime") -> tuple[str, ...]:
+    """A label for each picture that can be decoded, empty for none."""
+    from paribus.study.pictures import pictures_of
+    from paribus.study.told import folders_of, read_told
+
+    pictures = pictures_of(images.expanduser())
+    pictures.run(runtime)
+    keys = pictures.open(runtime).keys
+    return folders_of(keys) if labels is None else read_told(labels, "label", keys).texts
+
+
+def _features(encoder: str, images: Path, root: Path, runtime: "Runtime") -> "NDArray[np.float32]":
+    """What an encoder sees in each of them."""
+    from paribus.study.glance import glance_of
+    from paribus.study.pictures import pictures_of
+
+    glance = glance_of(_folder(encoder, runtime.cache), pictures_of(images.expanduser()), "bf16", root)
+    glance.run(runtime)
+    return glance.open(runtime)["pictures"]
+
+
+def _single(how: str, encoder: str, images: Path, labels: Path | None, root: Path, runtime: "Runtime") -> str:
+    from paribus.study.pictures import pictures_of
+    from paribus.study.single import single, split_labels
+
+    told = _labelled(images, labels, runtime)
+    split = split_labels(told, pictures_of(images.expanduser()).contents(runtime), seed=0)
+    features = _features(encoder, images, root, runtime)
+    return single(how, features, split, device=str(runtime.torch_device)).spell(f"{how} of {_name(encoder)}")

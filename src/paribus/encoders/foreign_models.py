@@ -1,0 +1,174 @@
+"""Encoders that are run by the library they were published with: transformers' and timm's.
+
+What is compared is the class token where there is one, else what the model itself pools, else the mean over
+all places; of a layer the class token, else the mean.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from paribus.encoders.eye import EyeAbout, Pictures, Sight
+from paribus.encoders.folders import read_json, read_tensors
+from paribus.encoders.foreign import IMAGENET, Pixels
+from paribus.encoders.foreign_timm import pixels_of as timm_pixels
+from paribus.encoders.foreign_transformers import pixels_of as transformers_pixels
+from paribus.encoders.published import evaluate, transform_words
+from paribus.encoders.weights import load_model
+from paribus.errors import UserError
+from paribus.peers import mend_torchvision
+
+CLASS = ("cls_token", "class_embedding")
+"""What libraries call a class token's parameter."""
+
+
+def _has_class_token(model: nn.Module) -> bool:
+    return any(name.split(".")[-1] in CLASS for name, _ in model.named_parameters())
+
+
+class _Foreign:
+    """A model of another library, and how its pictures are prepared."""
+
+    about: EyeAbout
+
+    def __init__(self, model: nn.Module, pixels: Pixels) -> None:
+        self.model, self.pixels = model.eval(), pixels
+        self.classed = _has_class_token(model)
+        self.mean, self.std = (torch.tensor(each).view(1, 3, 1, 1) for each in (pixels.mean, pixels.std))
+
+    def prepare(self, pictures: Pictures) -> Float[Tensor, "B 3 S S"]:
+        """As it was published."""
+        return evaluate(self.pixels, pictures)
+
+    def to(self, device: torch.device) -> "_Foreign":
+        """On a device."""
+        self.model.to(device)
+        self.mean, self.std = self.mean.to(device), self.std.to(device)
+        return self
+
+    @torch.no_grad()
+    def look(self, pixels: Float[Tensor, "B 3 S S"], *, layers: bool) -> Sight:
+        """What it says of pictures."""
+        return self._look((pixels - self.mean) / self.std, layers)
+
+    def _look(self, pixels: Float[Tensor, "B 3 S S"], layers: bool) -> Sight:
+        raise NotImplementedError
+
+    def _described(self, folder: Path, form: str, notes: tuple[str, ...]) -> EyeAbout:
+        """What it is, tried on a grey picture.
+
+        Raises:
+            UserError: it cannot be run on pictures alone.
+        """
+        size = self.pixels.image_size
+        try:
+            with torch.no_grad():
+                tried = self._look(torch.zeros(1, 3, size, size), layers=False).vector
+        except Exception as error:  # whatever another library raises of what it was not made for
+            reason = " ".join(str(error).split())[:200].rstrip(".")
+            name = type(self.model).__name__
+            raise UserError(f"{folder}: {name} cannot be run on pictures alone ({reason}).") from error
+        return EyeAbout(
+            where=str(folder),
+            format=form,
+            model=type(self.model).__name__,
+            parameters=sum(weight.numel() for weight in self.model.parameters()),
+            width=tried.shape[1],
+            size=size,
+            prepared=transform_words(self.pixels),
+            read="class token" if self.classed else "pooled places",
+            notes=notes,
+        )
+
+
+class TransformersEye(_Foreign):
+    """A folder of transformers' that holds an image model, or a model of two towers."""
+
+    def __init__(self, folder: Path) -> None:
+        whole: Any = load_model(folder, dtype=torch.float32)
+        path = folder / "preprocessor_config.json"
+        said = read_json(path) if path.is_file() else {}
+        notes = () if said else (f"no {path.name}: prepared as is usual, with ImageNet's mean",)
+        pixels = transformers_pixels(said, _size(whole.config), IMAGENET | {"interpolation": "bicubic"}, path)
+        super().__init__(getattr(whole, "vision_model", whole), pixels)
+        self.about = self._described(folder, "transformers", notes)
+
+    def _look(self, pixels: Float[Tensor, "B 3 S S"], layers: bool) -> Sight:
+        out: Any = self.model(pixel_values=pixels, output_hidden_states=layers)
+        last, pooled = out.last_hidden_state, getattr(out, "pooler_output", None)
+        vector = self._at(last) if self.classed or pooled is None else pooled.flatten(1)
+        if not layers:
+            return Sight(vector, ())
+        below = tuple(self._at(state) for state in out.hidden_states[:-1])
+        return Sight(vector, (*below, vector))  # the last state is not normalised, and what is compared is
+
+    def _at(self, state: Tensor) -> Float[Tensor, "B _"]:
+        """A vector for each picture out of a state: [B T D], or a map [B D H W]."""
+        if state.ndim == 4:
+            return state.mean(dim=(2, 3))
+        return state[:, 0] if self.classed else state.mean(dim=1)
+
+
+def _size(config: Any) -> int | None:
+    """The picture's side in a model's config, wherever it stands."""
+    inner = getattr(config, "vision_config", config)
+    size = getattr(inner, "image_size", None)
+    return size[0] if isinstance(size, list | tuple) else size
+
+
+class TimmEye(_Foreign):
+    """A folder of timm's, of an architecture that Paribus has not."""
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / "config.json"
+        said = read_json(path)
+        pixels = timm_pixels(said, path)
+        super().__init__(_timm_model(said, folder), pixels)
+        self.about = self._described(folder, "timm", ())
+
+    def _look(self, pixels: Float[Tensor, "B 3 S S"], layers: bool) -> Sight:
+        model: Any = self.model
+        vector = model.forward_head(model.forward_features(pixels), pre_logits=True)
+        if not layers or not hasattr(model, "forward_intermediates"):
+            return Sight(vector, (vector,) if layers else ())
+        prefixed = self.classed and getattr(model, "num_prefix_tokens", 0) > 0
+        more = {"return_prefix_tokens": True} if prefixed else {}
+        states = model.forward_intermediates(pixels, intermediates_only=True, output_fmt="NCHW", **more)
+        below = tuple(state[1][:, 0] if prefixed else state.mean(dim=(2, 3)) for state in states[:-1])
+        return Sight(vector, (*below, vector))
+
+
+def _timm_model(said: dict[str, Any], folder: Path) -> nn.Module:
+    """A timm model with a folder's weights and without its classifier.
+
+    Raises:
+        UserError: timm is not installed, does not know the architecture, or the weights do not fit.
+    """
+    mend_torchvision()
+    try:
+        import timm
+    except ImportError as error:
+        raise UserError(
+            f"{folder} is a {said['architecture']} of timm's: run `pip install 'paribus[timm]'`."
+        ) from error
+    try:
+        settings = {**(said.get("model_args") or {}), "num_classes": 0}  # nobody compares classifiers
+        made = timm.create_model(said["architecture"], **settings)
+    except (RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200].rstrip(".")
+        raise UserError(f"{folder} cannot be built by timm {timm.__version__}: {reason}.") from error
+    model: nn.Module = made
+    try:
+        told = model.load_state_dict(read_tensors(folder), strict=False)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200].rstrip(".")
+        raise UserError(f"{folder} is not the model that its config describes: {reason}.") from error
+    if told.missing_keys:
+        raise UserError(
+            f"{folder} is not the {said['architecture']} that its config describes: "
+            f"{told.missing_keys[0]} is missing ({len(told.missing_keys)} in all)."
+        )
+    return model

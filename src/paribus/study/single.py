@@ -1,0 +1,191 @@
+"""One number about one encoder and one's own labelled pictures: linear probe, nearest neighbours."""
+
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int64
+from numpy.typing import NDArray
+
+from paribus import stats
+from paribus.errors import UserError
+from paribus.probes.knn import knn_predict
+from paribus.probes.linear import Grid, fit_grid
+from paribus.probes.zeroshot import choose
+from paribus.stats import Estimate
+
+TESTED = 0.25
+"""The share of each label's pictures that is tested on."""
+
+
+class Split(NamedTuple):
+    """Labelled pictures, those to learn from and those to be tested on; files of equal bytes are one."""
+
+    names: tuple[str, ...]
+    train: Int64[np.ndarray, " N"]
+    test: Int64[np.ndarray, " M"]
+    classes: Int64[np.ndarray, " pictures"]
+    """The label of every picture, -1 for none."""
+    unlabelled: int
+    rare: int
+    """Pictures of labels that have too few to be split."""
+
+
+class Named(NamedTuple):
+    """How often the right label is said, out of so many, and what always the most frequent one would give."""
+
+    accuracy: Estimate
+    chance: float
+    labels: int
+    unlabelled: int
+
+    def spell(self, what: str) -> str:
+        """In one line."""
+        less = [f"{self.unlabelled:,} pictures have no label"] if self.unlabelled else []
+        said = f"{what}: {percent(self.accuracy)} of {self.accuracy.n:,} pictures, {self.labels} labels"
+        return "; ".join([said, f"always the most frequent label: {100 * self.chance:.1f}%", *less])
+
+
+def percent(found: Estimate) -> str:
+    """A share with its interval."""
+    value, low, high = (100 * each for each in (found.value, found.low, found.high))
+    return f"{value:.1f}% [{low:.1f}, {high:.1f}]"
+
+
+class Single(NamedTuple):
+    """An accuracy, what the most frequent label would give, and how many pictures and labels it is of."""
+
+    accuracy: Estimate
+    chance: float
+    split: Split
+
+    def spell(self, what: str) -> str:
+        """In one line."""
+        one, parts = self.accuracy, self.split
+        less = [f"{parts.unlabelled:,} pictures have no label"] if parts.unlabelled else []
+        less += [f"{parts.rare:,} are of labels with less than 4"] if parts.rare else []
+        return "; ".join(
+            [
+                f"{what}: {percent(one)} of {len(parts.test):,} pictures, learnt from "
+                f"{len(parts.train):,}, {len(parts.names)} labels",
+                f"always the most frequent label: {100 * self.chance:.1f}%",
+                *less,
+            ]
+        )
+
+
+def split_labels(labels: Sequence[str], contents: Sequence[str], seed: int) -> Split:
+    """A quarter of each label's pictures to test on, chosen by what is in them and nothing else.
+
+    Args:
+        labels: one for each picture, empty for none.
+        contents: SHA-256 of each picture's file; the second of two equal ones is left out.
+        seed: another one, another choice.
+
+    Raises:
+        UserError: fewer than two labels have four pictures.
+    """
+    seen: set[str] = set()
+    by_label: dict[str, list[tuple[str, int]]] = {}
+    for place, (label, content) in enumerate(zip(labels, contents, strict=True)):
+        if label and content not in seen:
+            seen.add(content)
+            keyed = sha256(f"{seed} {content}".encode()).hexdigest()
+            by_label.setdefault(label, []).append((keyed, place))
+    enough = {label: sorted(some) for label, some in sorted(by_label.items()) if len(some) >= 4}
+    if len(enough) < 2:
+        raise UserError(
+            f"There are {len(enough)} labels with at least 4 different pictures, and a probe needs 2: label "
+            "more pictures."
+        )
+    classes = np.full(len(labels), -1, dtype=np.int64)
+    train, test = list[int](), list[int]()
+    for number, some in enumerate(enough.values()):
+        places = [place for _, place in some]
+        classes[places] = number
+        cut = max(1, round(TESTED * len(places)))
+        test += places[:cut]
+        train += places[cut:]
+    return Split(
+        names=tuple(enough),
+        train=np.sort(np.array(train)),
+        test=np.sort(np.array(test)),
+        classes=classes,
+        unlabelled=sum(not label for label in labels),
+        rare=sum(len(some) for label, some in by_label.items() if label not in enough),
+    )
+
+
+def linear(
+    features: Float32[np.ndarray, "N D"], split: Split, seed: int, device: str
+) -> Int64[np.ndarray, " M"]:
+    """What a linear probe says of the test pictures; its setting is chosen on a part of the others."""
+    known = split.classes[split.train]
+    groups = split.train.astype(str)  # each picture is its own
+    probe = fit_grid(features[split.train], known, groups, len(split.names), Grid(), seed, device=device)
+    return probe.predict(features[split.test])
+
+
+def nearest(
+    features: Float32[np.ndarray, "N D"], split: Split, seed: int, device: str
+) -> Int64[np.ndarray, " M"]:
+    """What the nearest neighbours vote for."""
+    del seed
+    known = split.classes[split.train]
+    return knn_predict(features[split.train], known, features[split.test], device=device)
+
+
+Reader = Callable[[NDArray[np.float32], Split, int, str], NDArray[np.int64]]
+READERS: dict[str, Reader] = {"linear probe": linear, "nearest neighbours": nearest}
+"""How a label is read off features."""
+
+
+def single(
+    how: str, features: Float32[np.ndarray, "N D"], split: Split, *, seed: int = 0, device: str = "cpu"
+) -> Single:
+    """Accuracy of one of ``READERS`` on the test pictures, with its interval over pictures."""
+    truth = split.classes[split.test]
+    right: Bool[np.ndarray, " M"] = READERS[how](features, split, seed, device) == truth
+    most = np.bincount(split.classes[split.train]).argmax()
+    accuracy = stats.bootstrap_mean(right.astype(np.float64), seed=seed)
+    return Single(accuracy, float(np.mean(truth == most)), split)
+
+
+def worded(labels: Sequence[str], template: str) -> dict[str, str]:
+    """Each label in the words that a text tower reads.
+
+    Raises:
+        UserError: the template has no place for a label, or there is but one label.
+    """
+    if "{}" not in template:
+        raise UserError(f"--template {template!r} has no {{}} where the label goes: write a photo of a {{}}.")
+    names = sorted({label for label in labels if label})
+    if len(names) < 2:
+        raise UserError(f"There are {len(names)} labels, and a choice needs 2: label more pictures.")
+    return {name: template.replace("{}", name) for name in names}
+
+
+def name_pictures(
+    labels: Sequence[str],
+    names: Sequence[str],
+    texts: Float32[np.ndarray, "C E"],
+    seen: Float32[np.ndarray, "N E"],
+    *,
+    seed: int = 0,
+) -> Named:
+    """How often the label whose text is most like a picture is its own; of labelled pictures only.
+
+    Args:
+        labels: one for each picture, empty for none.
+        names: all labels.
+        texts: what a text tower says of each of them.
+        seen: the pictures in its space.
+        seed: of the interval, which is over pictures.
+    """
+    rows = np.array([place for place, label in enumerate(labels) if label])
+    told = np.array([names.index(labels[place]) for place in rows])
+    right = choose(seen[rows], texts) == told
+    accuracy = stats.bootstrap_mean(right.astype(np.float64), seed=seed)
+    chance = float(np.bincount(told).max() / len(told))
+    return Named(accuracy, chance, len(names), len(labels) - len(rows))

@@ -1,0 +1,264 @@
+"""The stage that says where two encoders differ on one's own pictures, and why."""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import Field
+
+from paribus.analysis.disagreement import Mined, Pairs, mine
+from paribus.analysis.geometry import geometry, layer_map
+from paribus.analysis.similarity import unit
+from paribus.analysis.symbols import symbol_difference, symbol_test
+from paribus.comparison import Comparison, Encoder, LayerMap, Near, Pair, Shown, Which
+from paribus.data.folder import Folder, key_of
+from paribus.encoders.eye import EyeAbout
+from paribus.files import whole_file
+from paribus.results import Difference, Measure
+from paribus.stats import Estimate
+from paribus.study.evaluate import SYMBOL_METRICS
+from paribus.study.glance import Glance
+from paribus.study.stage import Stage
+from paribus.types import Config, Runtime
+
+ENOUGH = 500
+"""Pairs that an encoder finds alike, out of which those are chosen that the other does not."""
+NEAR = 3
+"""Neighbours that are shown of each picture."""
+LONGEST = 320
+"""Longer side of a picture that is kept for the page, in pixels."""
+
+Kind = Literal["similarity", "symbols", "factors"]
+Matrix = Float[np.ndarray, "N D"]
+
+
+class Pairing(Config):
+    """Which pairs are looked for."""
+
+    keep: int = Field(100, ge=1, description="pairs a direction")
+    high: float | None = Field(
+        None, gt=50, lt=100, description="percentile from which a pair counts as alike; None: by the folder"
+    )
+    low: float = Field(50.0, ge=0, lt=100, description="percentile up to which it counts as not alike")
+
+    def alike(self, pictures: int) -> float:
+        """The percentile for so many pictures: 99, and less where that would be few pairs."""
+        if self.high is not None:
+            return self.high
+        pairs = pictures * (pictures - 1) / 2
+        return min(99.0, max(90.0, 100 * (1 - ENOUGH / pairs)))
+
+
+class Versus(Stage[Comparison]):
+    """Two encoders on the same pictures: how they differ, with intervals, and the pairs they disagree on."""
+
+    name: ClassVar[str] = "versus"
+    version: int = 1
+    a: Glance
+    b: Glance
+    told: str = Field("", description="digest of captions and labels")
+    captions: tuple[str, ...] = Field((), description="one for each picture, empty for none; or nothing")
+    labels: tuple[str, ...] = ()
+    pairing: Pairing = Pairing()
+    seed: int = 0
+
+    _exclude_from_cls_uid: ClassVar[tuple[str, ...]] = ("captions", "labels")
+
+    def compute(self, folder: Path, runtime: Runtime) -> Comparison:
+        """All of it; pictures of pairs go to ``pairs/``."""
+        images = self.a.pictures.open(runtime)
+        one, two = self.a.open(runtime), self.b.open(runtime)
+        rows = {"a": one["pictures"], "b": two["pictures"]}
+        mined = mine(
+            rows["a"],
+            rows["b"],
+            images=(images.image(place) for place in range(len(images))),
+            keep=self.pairing.keep,
+            high=self.pairing.alike(len(images)),
+            low=self.pairing.low,
+            seed=self.seed,
+            device=str(runtime.torch_device),
+        )
+        gallery = _Gallery(images, self.captions, self.labels)
+        pairs = [
+            *gallery.pairs(mined.a_high, "a", len(images)),
+            *gallery.pairs(mined.b_high, "b", len(images)),
+        ]
+        near = gallery.near(rows)
+        gallery.save(folder / "pairs")
+        return self._found(runtime, one, two, mined, gallery.shown, pairs, near)
+
+    def _found(
+        self,
+        runtime: Runtime,
+        one: dict[str, NDArray[np.float32]],
+        two: dict[str, NDArray[np.float32]],
+        mined: Mined,
+        shown: list[Shown],
+        pairs: list[Pair],
+        near: dict[str, dict[Which, list[Near]]],
+    ) -> Comparison:
+        measures, differences = self._geometry(one, two)
+        more, others = self._symbols(one, two)
+        layers = layer_map(self.a.layers(runtime), self.b.layers(runtime))
+        about, record = self.a.pictures, self.a.pictures.run(runtime)
+        return Comparison(
+            encoders={"a": _encoder(self.a.run(runtime).about), "b": _encoder(self.b.run(runtime).about)},
+            folder=about.root,
+            pictures={
+                "pictures": f"{record.pictures:,}",
+                "files with the same bytes as another": f"{record.copies:,}",
+                "left out": f"{sum(record.lost.values()):,}",
+                "digest": record.digest,
+            },
+            faults=record.faults,
+            thresholds={"a": mined.thresholds["a"], "b": mined.thresholds["b"]},
+            mined=mined.counts,
+            measures=measures + more,
+            differences=differences + others,
+            layers=LayerMap(values=layers, pictures=len(one["sampled"])),
+            shown=shown,
+            pairs=pairs,
+            near=near,
+            left_out={},
+            seed=self.seed,
+            environment={},
+        )
+
+    def _geometry(
+        self, one: dict[str, NDArray[np.float32]], two: dict[str, NDArray[np.float32]]
+    ) -> tuple[list[Measure], list[Difference]]:
+        rows = one["sampled"]
+        found = geometry(one["pictures"][rows], two["pictures"][rows], seed=self.seed)
+        measures = [
+            self._measure("similarity", "geometry", name, arm, estimate)
+            for arm, estimates in (("a", found.a), ("b", found.b), ("both", found.common))
+            for name, estimate in estimates.items()
+        ]
+        return measures, [
+            self._difference("similarity", "geometry", name, estimate)
+            for name, estimate in found.difference.items()
+        ]
+
+    def _symbols(
+        self, one: dict[str, NDArray[np.float32]], two: dict[str, NDArray[np.float32]]
+    ) -> tuple[list[Measure], list[Difference]]:
+        rows = one["sampled"]
+        sides = [(found["symbols"], found["pictures"][rows]) for found in (one, two)]
+        measures = [
+            self._measure("symbols", "symbols", SYMBOL_METRICS[name], arm, estimate)
+            for arm, (grid, base) in zip("ab", sides, strict=True)
+            for name, estimate in symbol_test(grid, base, seed=self.seed)._asdict().items()
+        ]
+        both = symbol_difference(*sides[0], *sides[1], seed=self.seed)
+        return measures, [
+            self._difference("symbols", "symbols", SYMBOL_METRICS[name], estimate)
+            for name, estimate in both._asdict().items()
+        ]
+
+    def _measure(self, section: Kind, task: str, metric: str, arm: str, found: Estimate) -> Measure:
+        return Measure(section=section, task=task, metric=metric, arm=arm, seed=self.seed, **found._asdict())
+
+    def _difference(self, section: str, task: str, metric: str, found: Estimate) -> Difference:
+        return Difference(
+            section=section, task=task, metric=metric, arm="a", other="b", seed=self.seed, **found._asdict()
+        )
+
+
+def versus_of(
+    a: Glance, b: Glance, captions: tuple[str, ...], labels: tuple[str, ...], pairing: Pairing
+) -> Versus:
+    """The stage of two encoders and what is said of the pictures."""
+    told = hashlib.sha256(json.dumps([captions, labels]).encode()).hexdigest()
+    return Versus(a=a, b=b, told=told, captions=captions, labels=labels, pairing=pairing)
+
+
+def _encoder(about: EyeAbout) -> Encoder:
+    return Encoder(name=Path(about.where).name, **about.model_dump())
+
+
+class _Gallery:
+    """The pictures that are shown, each once."""
+
+    def __init__(self, images: Folder, captions: Sequence[str], labels: Sequence[str]) -> None:
+        self.images, self.captions, self.labels = images, captions, labels
+        self.places: dict[int, int] = {}
+        self.shown: list[Shown] = []
+
+    def place(self, row: int) -> int:
+        """Where a picture stands among the shown ones."""
+        if row not in self.places:
+            self.places[row] = len(self.shown)
+            self.shown.append(
+                Shown(
+                    key=key_of(self.images.paths[row]),
+                    picture=f"{len(self.shown):05d}.webp",
+                    caption=self.captions[row] if self.captions else "",
+                    label=self.labels[row] if self.labels else "",
+                )
+            )
+        return self.places[row]
+
+    def pairs(self, found: Pairs, alike: Which, count: int) -> Iterable[Pair]:
+        """Pairs of one direction, the most extreme first."""
+        total = count * (count - 1) // 2
+        for left, right, cosine, percentile in zip(
+            found.left.tolist(),
+            found.right.tolist(),
+            found.similarity.tolist(),
+            found.percentile.tolist(),
+            strict=True,
+        ):
+            ranks = [max(1, round(total * (1 - each / 100))) for each in percentile]
+            yield Pair(
+                left=self.place(left),
+                right=self.place(right),
+                alike=alike,
+                similarity={"a": cosine[0], "b": cosine[1]},
+                percentile={"a": percentile[0], "b": percentile[1]},
+                rank={"a": ranks[0], "b": ranks[1]},
+                factors={},
+                shares=["label"] if self.labels and self.labels[left] == self.labels[right] != "" else [],
+            )
+
+    def near(self, rows: dict[str, Matrix]) -> dict[str, dict[Which, list[Near]]]:
+        """The nearest pictures of each that is in a pair, in each encoder."""
+        chosen = np.array(list(self.places), dtype=np.int64)
+        found: dict[str, dict[Which, list[Near]]] = {str(self.places[int(row)]): {} for row in chosen}
+        which: tuple[Which, Which] = ("a", "b")
+        for name in which:
+            nearest, cosines = _nearest(unit(rows[name]), chosen)
+            for row, others, similar in zip(chosen.tolist(), nearest.tolist(), cosines.tolist(), strict=True):
+                found[str(self.places[row])][name] = [
+                    Near(place=self.place(other), similarity=cosine)
+                    for other, cosine in zip(others, similar, strict=True)
+                ]
+        return found
+
+    def save(self, folder: Path) -> None:
+        """Write the shown pictures."""
+        for row, place in self.places.items():
+            picture = Image.fromarray(self.images.image(row))
+            picture.thumbnail((LONGEST, LONGEST))
+            out = io.BytesIO()
+            picture.save(out, "WEBP", quality=85)
+            with whole_file(folder / self.shown[place].picture) as path:
+                path.write_bytes(out.getvalue())
+
+
+def _nearest(
+    rows: Matrix, chosen: Int[np.ndarray, " C"]
+) -> tuple[Int[np.ndarray, "C k"], Float[np.ndarray, "C k"]]:
+    """The nearest other pictures, the nearest first."""
+    similar = rows[chosen] @ rows.T
+    similar[np.arange(len(chosen)), chosen] = -np.inf
+    k = min(NEAR, len(rows) - 1)
+    order = np.argsort(-similar, axis=1, kind="stable")[:, :k]
+    return order, np.take_along_axis(similar, order, axis=1)

@@ -1,0 +1,321 @@
+"""``paribus compare`` as a person runs it: published models, photographs, and all that can be odd."""
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+import transformers as hf
+from encoders.checkpoints import perturbed
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from sklearn.datasets import load_sample_images
+from study import Done, leftovers, paribus
+
+from paribus.comparison import Comparison
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+WORDS = {**SMALL, "vocab_size": 100, "intermediate_size": 64, "bos_token_id": 0, "eos_token_id": 1}
+SCRIPT = '<script>alert("x")<script>.png'
+NAMES = ['a "quoted" one.jpg', "a\nnew line.jpg", SCRIPT]
+
+
+def clip(folder):
+    """As published: two towers, of which one looks; 32 pixels."""
+    torch.manual_seed(0)
+    vision = {**SMALL, "intermediate_size": 64, "image_size": 32, "patch_size": 8}
+    perturbed(hf.CLIPModel(hf.CLIPConfig(text_config=WORDS, vision_config=vision))).save_pretrained(folder)
+    size = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    hf.CLIPImageProcessorPil(**size).save_pretrained(folder)
+
+
+def dino(folder):
+    """Of another size: 56 pixels."""
+    torch.manual_seed(1)
+    config = hf.Dinov2Config(**SMALL, mlp_ratio=2, image_size=56, patch_size=14)
+    perturbed(hf.Dinov2Model(config)).save_pretrained(folder)
+    size = {"size": {"shortest_edge": 64}, "crop_size": {"height": 56, "width": 56}}
+    hf.BitImageProcessorPil(**size, resample=3).save_pretrained(folder)
+
+
+def pieces(count):
+    """Pieces of two photographs, of many sizes and none of them flat; no two are alike."""
+    rng, made = np.random.default_rng(0), 0
+    while made < count:
+        photo = load_sample_images().images[made % 2]
+        height, width = rng.integers(40, 120, 2)
+        top, left = rng.integers(0, photo.shape[0] - height), rng.integers(0, photo.shape[1] - width)
+        piece = photo[top : top + height, left : left + width]
+        if piece.std(axis=(0, 1)).min() > 15:
+            made += 1
+            yield Image.fromarray(piece)
+
+
+def write_pictures(folder, count=60):
+    """Names and formats as they come: the first pieces have hostile names, some are CMYK, grey, animated."""
+    folder.mkdir(parents=True)
+    names = [*NAMES, *(f"{number:02d}.jpg" for number in range(count - len(NAMES)))]
+    images = list(pieces(count))
+    for name, image in zip(names, images, strict=True):
+        image.save(folder / name, "PNG" if name.endswith(".png") else "JPEG", quality=92)
+    images[5].convert("CMYK").save(folder / "02.jpg", "JPEG")
+    images[6].convert("L").save(folder / "03.jpg", "JPEG")
+    images[7].save(folder / "moving.gif", save_all=True, append_images=images[8:10])
+    return names
+
+
+def spoil(folder):
+    """Files that are lost, and one that is there twice."""
+    (folder / "torn.jpg").write_bytes((folder / "00.jpg").read_bytes()[:300])
+    (folder / "page.png").write_text("<html>gone</html>")
+    (folder / "copy.jpg").write_bytes((folder / "01.jpg").read_bytes())
+    Image.new("RGB", (50, 50), (128, 128, 128)).save(folder / "not available.png")
+
+
+def write_told(folder, names):
+    """Captions in another order, of some pictures only; labels of two kinds."""
+    with (folder / "captions.csv").open("w", newline="", encoding="utf-8") as handle:
+        rows = csv.writer(handle)
+        rows.writerow(["file", "caption"])
+        rows.writerows(
+            [name, f"<b>piece</b> {place}, “of a photo”"]
+            for place, name in reversed(list(enumerate(names[:40])))
+        )
+    with (folder / "labels.csv").open("w", newline="", encoding="utf-8") as handle:
+        rows = csv.writer(handle)
+        rows.writerow(["file", "label"])
+        rows.writerows([name, ("china", "flower")[place % 2]] for place, name in enumerate(names))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with two models, pictures and what is told of them."""
+    folder = tmp_path_factory.mktemp("compare")
+    clip(folder / "clip")
+    dino(folder / "dinov2")
+    names = write_pictures(folder / "pictures")
+    spoil(folder / "pictures")
+    write_told(folder, names)
+    return folder
+
+
+def compare(folder, *more, images="pictures", a="clip", b="dinov2") -> Done:
+    line = ("compare", folder / a, folder / b, "--images", folder / images, "--cache", folder / "cache")
+    return paribus(folder, *line, *more)
+
+
+@pytest.fixture(scope="module")
+def compared(place):
+    told = ("--captions", place / "captions.csv", "--labels", place / "labels.csv")
+    done = compare(place, *told, "--out", place / "out", "--keep", "12")
+    assert done.code == 0, done.err
+    return place / "out", done
+
+
+def found(out) -> Comparison:
+    return Comparison.model_validate_json((out / "comparison.json").read_text(encoding="utf-8"))
+
+
+def test_it_says_what_it_wrote_and_leaves_nothing_half_written(compared):
+    out, done = compared
+    assert done.out == f"Report: {out / 'report.html'}\n"
+    assert (out / "report.html").is_file() and not leftovers(out)
+
+
+def test_both_are_described_and_prepared_their_own_way(compared):
+    encoders = found(compared[0]).encoders
+    assert (encoders["a"].name, encoders["b"].name) == ("clip", "dinov2")
+    assert (encoders["a"].size, encoders["b"].size) == (32, 56)
+    assert encoders["a"].prepared == "resize the shorter side to 32 (bicubic), crop the centre 32"
+    assert encoders["b"].prepared == "resize the shorter side to 64 (bicubic), crop the centre 56"
+    assert encoders["b"].model == "Dinov2Model" and encoders["b"].format == "transformers"
+
+
+def test_what_is_lost_or_odd_is_counted(compared):
+    got = found(compared[0])
+    assert got.pictures["pictures"] == "63" and got.pictures["left out"] == "2"
+    assert got.faults == {"not a picture, or a damaged one": ("page.png", "torn.jpg")}
+    assert got.pictures["files with the same bytes as another"] == "1"
+    assert got.mined["placeholder_images"] == 1
+    keys = {got.shown[at].key for pair in got.pairs for at in (pair.left, pair.right)}
+    assert "not available.png" not in keys
+
+
+def test_pairs_are_ranked_and_their_pictures_are_there(compared):
+    got = found(compared[0])
+    assert {pair.alike for pair in got.pairs} <= {"a", "b"} and 3 < len(got.pairs) <= 24
+    for pair in got.pairs:
+        other = "b" if pair.alike == "a" else "a"
+        assert pair.percentile[pair.alike] >= 90 and pair.percentile[other] <= 50
+        assert pair.rank[pair.alike] < pair.rank[other] <= 62 * 61 // 2
+        for at in (pair.left, pair.right):
+            with Image.open(compared[0] / "pairs" / got.shown[at].picture) as picture:
+                assert max(picture.size) <= 320
+    both = json.loads((compared[0] / "pairs" / "pairs.json").read_text())["pairs"]
+    assert [(one["alike"], one["apart"]) for one in both] == [
+        ("clip", "dinov2") if pair.alike == "a" else ("dinov2", "clip") for pair in got.pairs
+    ]
+
+
+def test_what_is_told_stands_beside_its_picture(compared):
+    got = found(compared[0])
+    by_key = {one.key: one for one in got.shown}
+    names = [*NAMES, *(f"{number:02d}.jpg" for number in range(57))]
+    for place, name in enumerate(names):
+        if name in by_key:
+            assert by_key[name].caption == (f"<b>piece</b> {place}, “of a photo”" if place < 40 else "")
+            assert by_key[name].label == ("china", "flower")[place % 2]
+
+
+def test_neighbours_are_the_nearest_in_each_encoder(compared):
+    got = found(compared[0])
+    paired = {str(at) for pair in got.pairs for at in (pair.left, pair.right)}
+    assert got.near.keys() == paired
+    for at, sides in got.near.items():
+        for near in sides.values():
+            assert len(near) == 3 and int(at) not in {one.place for one in near}
+            assert [one.similarity for one in near] == sorted((one.similarity for one in near), reverse=True)
+
+
+def test_numbers_have_intervals(compared):
+    got = found(compared[0])
+    sections = {row.section for row in got.measures}
+    assert {"similarity", "symbols"} <= sections
+    assert all(row.low <= row.value <= row.high for row in (*got.measures, *got.differences))
+    assert got.layers is not None and len(got.layers.values) == 3 == len(got.layers.values[0])
+    assert got.layers.values[-1][-1] == pytest.approx(
+        next(row.value for row in got.measures if row.metric == "CKA"), abs=1e-6
+    )
+
+
+def test_features_are_made_once_and_the_same_comes_again(place, compared):
+    before = (place / "out" / "comparison.json").read_bytes()
+    told = ("--captions", place / "captions.csv", "--labels", place / "labels.csv")
+    stages = sorted(path.name for path in (place / "cache" / "stages").iterdir())
+    done = compare(place, *told, "--out", place / "again", "--keep", "12")
+    assert done.code == 0, done.err
+    assert sorted(path.name for path in (place / "cache" / "stages").iterdir()) == stages
+    assert (place / "again" / "comparison.json").read_bytes() == before
+    assert compare(place, "--out", place / "fewer", "--keep", "3").code == 0
+    more = {path.name for path in (place / "cache" / "stages").iterdir()} - set(stages)
+    assert {name.partition("-")[0] for name in more} == {"versus"}
+
+
+def test_a_picture_more_is_another_folder(place, compared, tmp_path):
+    import shutil
+
+    shutil.copytree(place / "pictures", tmp_path / "pictures")
+    next(pieces(1)).rotate(90).save(tmp_path / "pictures" / "zz.png")
+    line = ("compare", place / "clip", place / "dinov2", "--images", tmp_path / "pictures")
+    done = paribus(tmp_path, *line, "--cache", place / "cache", "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert found(tmp_path / "out").pictures["pictures"] == "64"
+
+
+# What cannot be compared.
+
+
+def constant(folder):
+    """A model that says the same of every picture."""
+    dino(folder)
+    tensors = load_file(folder / "model.safetensors")
+    tensors = {name: torch.zeros_like(value) for name, value in tensors.items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def not_finite(folder):
+    dino(folder)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["layernorm.bias"][3] = float("nan")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [(constant, "finds all image pairs equally alike"), (not_finite, "sees what is not finite in 63 of 63")],
+)
+def test_an_encoder_that_sees_nothing_is_refused(place, make, told):
+    make(place / make.__name__)
+    done = compare(place, "--out", place / "refused", b=make.__name__)
+    assert told in done.refused()
+    assert not (place / "refused").exists()
+
+
+def few(folder):
+    for number, image in enumerate(pieces(2)):
+        image.save(folder / f"{number}.png")
+
+
+def broken(folder):
+    for number in range(20):
+        (folder / f"{number}.png").write_bytes(b"no picture")
+
+
+def nothing(folder):
+    (folder / "notes.txt").write_text("no picture")
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (few, r"has 2 pictures that can be decoded (no faults): give at least 8"),
+        (broken, "has 0 pictures that can be decoded (not a picture, or a damaged one: 20)"),
+        (nothing, "There is no picture in"),
+    ],
+)
+def test_too_few_pictures_are_refused(place, tmp_path, make, told):
+    make(tmp_path)
+    line = ("compare", place / "clip", place / "dinov2", "--images", tmp_path, "--cache", place / "cache")
+    assert told in paribus(tmp_path, *line).refused()
+
+
+def test_names_that_stand_for_nothing_are_refused(place, compared):
+    line = ("--images", place / "pictures", "--cache", place / "cache")
+    for a, b, more, told in (
+        (place / "clip", place / "clip", (), "are the same encoder: give two"),
+        (place / "clip", place / "nowhere", (), "is neither a folder nor a published encoder"),
+        (place / "clip", place / "pictures", (), "has no config"),
+        (place / "clip", "none.yaml:clip", (), "There is no study file none.yaml"),
+        (place / "clip", place / "dinov2", ("--captions", place / "none.csv"), "none.csv cannot be read"),
+        (place / "clip", place / "dinov2", ("--labels", place / "captions.csv"), "has no column 'label'"),
+        (place / "clip", place / "dinov2", ("--device", "cuda:9"), "--device cuda:9"),
+    ):
+        assert told in paribus(place, "compare", a, b, *line, *more).refused()
+
+
+def test_an_arm_of_a_study_is_named_by_file_and_arm(place, finished, tmp_path):
+    clip, dino, clap = (f"{finished / 'tiny.yaml'}:{arm}" for arm in ("clip", "dino", "clap"))
+    line = ("--images", place / "pictures", "--cache", finished / "cache")
+    done = paribus(finished, "compare", clip, dino, *line, "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    encoders = found(tmp_path / "out").encoders
+    assert (encoders["a"].name, encoders["b"].name) == ("clip", "dino") and encoders["a"].taught == "clip"
+    told = "tiny.yaml has no arm 'clap'; there are clip, dino"
+    assert told in paribus(finished, "compare", clap, dino, *line).refused()
+    nowhere = ("--images", place / "pictures", "--cache", tmp_path / "no")
+    assert "clip is not trained in" in paribus(finished, "compare", clip, dino, *nowhere).refused()
+
+
+@pytest.mark.parametrize("command", ["probe", "knn"])
+def test_one_number_about_labels(place, command):
+    line = (command, place / "clip", place / "pictures", "--cache", place / "cache")
+    done = paribus(place, *line, "--labels", place / "labels.csv")
+    assert done.code == 0, done.err
+    what = {"probe": "linear probe", "knn": "nearest neighbours"}[command]
+    assert re.fullmatch(
+        rf"{what} of clip: \d+\.\d% \[\d+\.\d, \d+\.\d\] of 14 pictures, learnt from 46, 2 labels; "
+        r"always the most frequent label: \d+\.\d%; 3 pictures have no label\n",
+        done.out,
+    ), done.out
+    assert "in no folders that could be their labels" in paribus(place, *line).refused()
+
+
+def test_folders_are_labels_where_no_table_is_given(place, tmp_path):
+    for number, image in enumerate(pieces(16)):
+        folder = tmp_path / "pictures" / ("china", "flower")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        image.save(folder / f"{number}.png")
+    done = paribus(tmp_path, "knn", place / "dinov2", tmp_path / "pictures", "--cache", tmp_path / "cache")
+    assert done.code == 0 and "of 4 pictures, learnt from 12, 2 labels" in done.out, done.err
