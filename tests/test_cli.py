@@ -238,6 +238,13 @@ def test_the_corpus_commands(tmp_path, shared_cache, monkeypatch, capsys):
         assert told in capsys.readouterr().out
     with Image.open(io.BytesIO((tmp_path / "sheet.png").read_bytes())) as sheet:
         assert min(sheet.size) > 200
+    line = ("corpus", "export", "glyphs", "--size", 32, "--cache", cache, "--out", tmp_path / "out")
+    assert in_process(monkeypatch, *line) == 0
+    table = (tmp_path / "out" / "told.csv").read_text(encoding="utf-8").splitlines()
+    assert table[0] == "file,caption,group,subgroup,concept,style,colour,text" and len(table) > 20
+    assert len(list((tmp_path / "out" / "pictures").glob("*.png"))) == len(table) - 1
+    assert capsys.readouterr().out == f"{len(table) - 1:,} pictures and told.csv: {tmp_path / 'out'}\n"
+    assert in_process(monkeypatch, *line) == 2 and "is there already" in capsys.readouterr().err
 
 
 def test_the_shipped_quickstart_is_a_study():

@@ -145,7 +145,7 @@ def test_what_is_lost_or_odd_is_counted(compared):
 
 def test_pairs_are_ranked_and_their_pictures_are_there(compared):
     got = found(compared[0])
-    assert {pair.alike for pair in got.pairs} <= {"a", "b"} and 3 < len(got.pairs) <= 24
+    assert {pair.alike for pair in got.pairs} <= {"a", "b"} and 0 < len(got.pairs) <= 24
     for pair in got.pairs:
         other = "b" if pair.alike == "a" else "a"
         assert pair.percentile[pair.alike] >= 90 and pair.percentile[other] <= 50
@@ -279,7 +279,7 @@ def test_names_that_stand_for_nothing_are_refused(place, compared):
         (place / "clip", place / "pictures", (), "has no config"),
         (place / "clip", "none.yaml:clip", (), "There is no study file none.yaml"),
         (place / "clip", place / "dinov2", ("--captions", place / "none.csv"), "none.csv cannot be read"),
-        (place / "clip", place / "dinov2", ("--labels", place / "captions.csv"), "has no column 'label'"),
+        (place / "clip", place / "dinov2", ("--captions", place / "labels.csv"), "has no column 'caption'"),
         (place / "clip", place / "dinov2", ("--device", "cuda:9"), "--device cuda:9"),
     ):
         assert told in paribus(place, "compare", a, b, *line, *more).refused()
@@ -305,7 +305,7 @@ def test_one_number_about_labels(place, command):
     assert done.code == 0, done.err
     what = {"probe": "linear probe", "knn": "nearest neighbours"}[command]
     assert re.fullmatch(
-        rf"{what} of clip: \d+\.\d% \[\d+\.\d, \d+\.\d\] of 14 pictures, learnt from 46, 2 labels; "
+        rf"{what} of clip: \d+\.\d% \[\d+\.\d, \d+\.\d\] of 16 pictures, learnt from 44, 2 labels; "
         r"always the most frequent label: \d+\.\d%; 3 pictures have no label\n",
         done.out,
     ), done.out

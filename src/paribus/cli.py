@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import warnings
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -64,6 +65,16 @@ Cluster = Annotated[str | None, typer.Option(help="exca's cluster: local or slur
 Corpus = Annotated[str, typer.Argument(help="the corpus; there is one: glyphs")]
 Size = Annotated[int, typer.Option(min=8, max=1024, help="side of the pictures in pixels")]
 RUNS, CACHE = Path("runs"), Path("cache")
+
+
+class Split(StrEnum):
+    """Parts of a corpus."""
+
+    TRAIN = "train"
+    REDRAW = "redraw"
+    TEST = "test"
+
+
 INTERRUPTED = 130
 """What typer exits with after Control-C, having said nothing."""
 
@@ -217,6 +228,26 @@ def corpus_show(
     stage.run(runtime)
     glyphs.contact_sheet(stage.open(runtime, ("train", "redraw", "test")), out)
     print(f"Contact sheet: {out}")
+
+
+@corpus_app.command("export")
+def corpus_export(
+    corpus: Corpus,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="the folder to write")],
+    split: Annotated[Split, typer.Option(help="which pictures: train, redraw or test")] = Split.TEST,
+    size: Size = 48,
+    cache: Cache = CACHE,
+    workers: Workers = 2,
+) -> None:
+    """Write pictures of the corpus as files, and told.csv with what is known of each."""
+    from paribus.data.glyphs import export
+
+    if out.exists():
+        raise UserError(f"{out} is there already: choose another folder with --out, or remove it.")
+    stage, runtime = _corpus(corpus, size, cache, workers)
+    stage.run(runtime)
+    count = export(stage.open(runtime, (split.value,)), out)
+    print(f"{count:,} pictures and told.csv: {out}")
 
 
 def _corpus(name: str, size: int, cache: Path, workers: int):  # type: ignore[no-untyped-def]

@@ -33,6 +33,7 @@ Labels = Annotated[
         help="a table with the columns file, label; none: the folder that a picture is in",
     ),
 ]
+Column = Annotated[str, typer.Option(help="which column of the table has the labels")]
 Root = Annotated[Path, typer.Option("--root", help="where folders of released encoders lie")]
 Cache = Annotated[Path, typer.Option("--cache", help="where features lie")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
@@ -55,7 +56,8 @@ def compare(
         Path | None, typer.Option("--captions", metavar="FILE", help="a table with the columns file, caption")
     ] = None,
     labels: Annotated[
-        Path | None, typer.Option("--labels", metavar="FILE", help="a table with the columns file, label")
+        Path | None,
+        typer.Option("--labels", metavar="FILE", help="a table with the column file; any other is a factor"),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="the folder of the report")] = None,
     keep: Annotated[int, typer.Option(min=1, help="pairs that are shown a direction")] = 100,
@@ -73,7 +75,7 @@ def compare(
     from paribus.study.collect import environment
     from paribus.study.glance import glance_of
     from paribus.study.pictures import pictures_of
-    from paribus.study.told import read_told
+    from paribus.study.told import column_of, read_told
     from paribus.study.versus import Pairing, versus_of
 
     runtime = make_runtime(cache=cache, device=device, workers=workers)
@@ -86,11 +88,10 @@ def compare(
         raise UserError(f"{a} and {b} are the same encoder: give two.")
     pictures.run(runtime)
     keys = pictures.open(runtime).keys
-    said = [
-        () if table is None else read_told(table, column, keys).texts
-        for table, column in ((captions, "caption"), (labels, "label"))
-    ]
-    versus = versus_of(glances[0], glances[1], said[0], said[1], Pairing(keep=keep))
+    said = () if captions is None else column_of(read_told(captions, keys), "caption", captions)
+    known = {} if labels is None else read_told(labels, keys)
+    known.pop("caption", None)
+    versus = versus_of(glances[0], glances[1], said, known, Pairing(keep=keep))
     found = versus.run(runtime)
     found = found.called(_name(a), _name(b)).model_copy(update={"environment": environment(runtime)})
     folder = out or Path("runs") / f"compare-{_name(a)}-{_name(b)}"
@@ -129,6 +130,7 @@ def probe(
     encoder: EncoderName,
     images: Labelled,
     labels: Labels = None,
+    column: Column = "label",
     root: Root = HERE,
     cache: Cache = CACHE,
     device: Device = "auto",
@@ -136,13 +138,14 @@ def probe(
 ) -> None:
     """Print how well a linear probe reads the labels of a folder of pictures off an encoder."""
     runtime = make_runtime(cache=cache, device=device, workers=workers)
-    print(_single("linear probe", encoder, images, labels, root, runtime))
+    print(_single("linear probe", encoder, images, _told(labels, column), root, runtime))
 
 
 def knn(
     encoder: EncoderName,
     images: Labelled,
     labels: Labels = None,
+    column: Column = "label",
     root: Root = HERE,
     cache: Cache = CACHE,
     device: Device = "auto",
@@ -150,13 +153,14 @@ def knn(
 ) -> None:
     """Print how often the nearest pictures of a folder have the same label to an encoder."""
     runtime = make_runtime(cache=cache, device=device, workers=workers)
-    print(_single("nearest neighbours", encoder, images, labels, root, runtime))
+    print(_single("nearest neighbours", encoder, images, _told(labels, column), root, runtime))
 
 
 def zeroshot(
     encoder: EncoderName,
     images: Labelled,
     labels: Labels = None,
+    column: Column = "label",
     template: Annotated[
         str, typer.Option(help="how a label is worded; {} stands for it")
     ] = "a photo of a {}.",
@@ -171,22 +175,30 @@ def zeroshot(
 
     runtime = make_runtime(cache=cache, device=device, workers=workers)
     place = Path(_folder(encoder, runtime.cache)).expanduser()
-    told = _labelled(images, labels, runtime)
+    told = _labelled(images, _told(labels, column), runtime)
     names = worded(told, template)
     words = read_words(place if place.exists() else root / place, list(names.values()))
     seen = words.see(_features(encoder, images, root, runtime))
     print(name_pictures(told, list(names), words.texts, seen).spell(f"zero-shot of {_name(encoder)}"))
 
 
-def _labelled(images: Path, labels: Path | None, runtime: "Runtime") -> tuple[str, ...]:
+Table = tuple[Path, str] | None
+"""A table of labels, and its column; None: folders are labels."""
+
+
+def _told(labels: Path | None, column: str) -> Table:
+    return None if labels is None else (labels, column)
+
+
+def _labelled(images: Path, table: Table, runtime: "Runtime") -> tuple[str, ...]:
     """A label for each picture that can be decoded, empty for none."""
     from paribus.study.pictures import pictures_of
-    from paribus.study.told import folders_of, read_told
+    from paribus.study.told import column_of, folders_of, read_told
 
     pictures = pictures_of(images.expanduser())
     pictures.run(runtime)
     keys = pictures.open(runtime).keys
-    return folders_of(keys) if labels is None else read_told(labels, "label", keys).texts
+    return folders_of(keys) if table is None else column_of(read_told(table[0], keys), table[1], table[0])
 
 
 def _features(encoder: str, images: Path, root: Path, runtime: "Runtime") -> "NDArray[np.float32]":
@@ -199,11 +211,11 @@ def _features(encoder: str, images: Path, root: Path, runtime: "Runtime") -> "ND
     return glance.open(runtime)["pictures"]
 
 
-def _single(how: str, encoder: str, images: Path, labels: Path | None, root: Path, runtime: "Runtime") -> str:
+def _single(how: str, encoder: str, images: Path, table: Table, root: Path, runtime: "Runtime") -> str:
     from paribus.study.pictures import pictures_of
     from paribus.study.single import single, split_labels
 
-    told = _labelled(images, labels, runtime)
+    told = _labelled(images, table, runtime)
     split = split_labels(told, pictures_of(images.expanduser()).contents(runtime), seed=0)
     features = _features(encoder, images, root, runtime)
     return single(how, features, split, device=str(runtime.torch_device)).spell(f"{how} of {_name(encoder)}")

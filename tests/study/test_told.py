@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from paribus.errors import UserError
-from paribus.study.told import read_told
+from paribus.study.told import column_of, folders_of, read_told
 
 KEYS = ["a/one.jpg", "a/two.png", "b/one.png", "b/four.gif"]
 
@@ -32,36 +32,49 @@ def test_pictures_are_named_by_path_file_or_stem_in_any_order(tmp_path, suffix):
         {"path": "two.png", "caption": "the second"},
         {"path": "elsewhere.png", "caption": "of no picture here"},
     ]
-    told = read_told(table(tmp_path, rows, suffix), "caption", KEYS)
-    assert told == (("the first", "the second", "", "the fourth"), 3)
+    told = read_told(table(tmp_path, rows, suffix), KEYS)
+    assert told == {"caption": ("the first", "the second", "", "the fourth")}
 
 
 def test_a_file_name_that_two_pictures_have_names_neither(tmp_path):
     rows = [{"file": "one", "label": "x"}, {"file": "one.png", "label": "y"}]
-    assert read_told(table(tmp_path, rows), "label", KEYS).texts == ("", "", "y", "")
+    assert read_told(table(tmp_path, rows), KEYS) == {"label": ("", "", "y", "")}
+
+
+def test_every_other_column_says_something(tmp_path):
+    rows = [{"name": "b/one.png", "kind": "x", "year": 1999}, {"name": "two", "kind": "y", "year": 2001}]
+    told = read_told(table(tmp_path, rows), KEYS)
+    assert told == {"kind": ("", "y", "x", ""), "year": ("", "2001", "1999", "")}
+    assert column_of(told, "year", tmp_path) == told["year"]
+    with pytest.raises(UserError, match="has no column 'colour', only kind, year: name another"):
+        column_of(told, "colour", tmp_path)
 
 
 @pytest.mark.parametrize(
     ("rows", "told"),
     [
-        (
-            [{"file": "x.png", "label": "a"}],
-            r"no label of any of the 4 pictures \(its first row names 'x.png'",
-        ),
-        ([{"file": "a/one.jpg", "label": ""}], "it says nothing of any"),
+        ([{"file": "x.png", "label": "a"}], r"names none of the 4 pictures \(its first row names 'x\.png'"),
         ([{"picture": "a/one.jpg", "label": "a"}], "no column of pictures' names, one of file, path"),
-        ([{"file": "a/one.jpg", "word": "a"}], "it has no column 'label', only file, word"),
-        (
-            [{"file": "one.jpg", "label": "a"}, {"file": "a/one.jpg", "label": "b"}],
-            "row 2.*stands there twice",
-        ),
+        ([{"file": "one.jpg", "label": "a"}, {"file": "a/one.jpg", "label": "b"}], "row 2.*there twice"),
     ],
 )
 def test_what_a_table_lacks_is_told(tmp_path, rows, told):
     with pytest.raises(UserError, match=told):
-        read_told(table(tmp_path, rows), "label", KEYS)
+        read_told(table(tmp_path, rows), KEYS)
+
+
+def test_a_column_that_says_nothing_is_told(tmp_path):
+    told = read_told(table(tmp_path, [{"file": "a/one.jpg", "label": ""}]), KEYS)
+    with pytest.raises(UserError, match="has nothing in its column 'label'"):
+        column_of(told, "label", tmp_path)
 
 
 def test_a_table_that_is_not_there_is_told(tmp_path):
     with pytest.raises(UserError, match=r"none\.csv cannot be read"):
-        read_told(tmp_path / "none.csv", "label", KEYS)
+        read_told(tmp_path / "none.csv", KEYS)
+
+
+def test_folders_are_labels():
+    assert folders_of(KEYS) == ("a", "a", "b", "b")
+    with pytest.raises(UserError, match="in no folders that could be their labels"):
+        folders_of(["one.png", "two.png"])

@@ -6,6 +6,7 @@ art once into ``images.bin`` (PNGs end to end), ``table.parquet`` (one row a pic
 and of names.
 """
 
+import csv
 import functools
 import hashlib
 import multiprocessing
@@ -572,6 +573,31 @@ def _records(columns: dict[str, Shaped[np.ndarray, " all"]], rows: NDArray[np.in
 
 
 # Looking.
+
+
+TOLD = ("group", "subgroup", "concept", "style", "colour", "text")
+"""Columns that an exported picture's factors stand in."""
+
+
+def export(glyphs: Glyphs, folder: Path) -> int:
+    """Write pictures as PNG files, and a table of what is known of each; how many there are.
+
+    ``pictures/NUMBER.png`` and ``told.csv`` with the columns file, caption and ``TOLD``; the whole folder or
+    nothing.
+    """
+    columns = {name: glyphs.columns[name] for name in TOLD}
+    with whole_folder(folder) as temporary:
+        (temporary / "pictures").mkdir()
+        with (temporary / "told.csv").open("w", newline="", encoding="utf-8") as handle:
+            table = csv.writer(handle)
+            table.writerow(["file", "caption", *columns])
+            for place in progress(range(len(glyphs)), label="Writing pictures", unit="picture"):
+                name = f"{place:05d}.png"
+                (temporary / "pictures" / name).write_bytes(encode(glyphs.image(place)))
+                table.writerow(
+                    [name, glyphs.captions[place], *(str(told[place]) for told in columns.values())]
+                )
+    return len(glyphs)
 
 
 def contact_sheet(

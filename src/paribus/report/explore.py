@@ -30,6 +30,8 @@ from paribus.results import Difference
 
 FIRST = 24
 """Pairs that are in the page itself; the script makes the others when they are asked for."""
+FACT = 400
+"""Letters of a fact about an encoder, such as its notes; comparison.json has them all."""
 FACTORS, SYMBOLS = "factors", "symbols"
 REASONS: Mapping[str, str] = {
     "candidates": "pairs beyond both thresholds",
@@ -150,7 +152,7 @@ def render(found: Comparison, pictures: Path) -> str:
         cards=cards,
         blank=_blank(names, looks),
         counts={which: sum(pair.alike == which for pair in found.pairs) for which in ("a", "b")},
-        factor_names=list(dict.fromkeys(name for pair in found.pairs for name in pair.factors)),
+        factor_names=small.factors(found),
         sections=sections(found),
         blocks={name: blocks(found, name) for name in sections(found)},
         charts=_charts(found, names, (looks[names[0]], looks[names[1]])),
@@ -182,7 +184,8 @@ def facts(found: Comparison) -> list[tuple[str, str, str]]:
         ("where", a.where, b.where),
         ("notes", "; ".join(a.notes), "; ".join(b.notes)),
     ]
-    return [row for row in rows if row[1] or row[2]]
+    short = [(name, *(small.cut(text, FACT) for text in texts)) for name, *texts in rows if any(texts)]
+    return [(name, first, second) for name, first, second in short]
 
 
 def said(found: Comparison) -> list[str]:

@@ -49,7 +49,9 @@ def chart(name: str, block: Block, names: tuple[str, str], looks: tuple[Style, S
         both.append((label, [_mark(who, look, part) for who, look, part in found if part]))
         if line.difference:
             steps.append((label, [_mark("", _side(line.difference, looks), line.difference)]))
-    drawn = [_rows(f"{name}-both", block.heading, both, block.share, signed=False)]
+    drawn = []
+    if any(row for _, row in both):
+        drawn.append(_rows(f"{name}-both", block.heading, both, block.share, signed=False))
     if steps:
         title = f"{shorten(names[0], 18)} {MINUS} {shorten(names[1], 18)}"
         drawn.append(_rows(f"{name}-difference", title, steps, block.share, signed=True, per=2))

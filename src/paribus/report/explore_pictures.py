@@ -18,7 +18,8 @@ THUMB = 56
 """The same of a picture that is only ever a neighbour."""
 BUDGET = 9_500_000
 """Bytes of all pictures of a page; where there are more, they are drawn more coarsely."""
-QUALITIES = (82, 68, 50)
+COARSER = ((82, 1.0), (68, 1.0), (50, 1.0), (50, 0.7), (45, 0.5))
+"""Qualities and scales that are tried in turn."""
 TEXT, NAME = 600, 120
 """Letters of a text in the page, of pairs and of neighbours; comparison.json has them all."""
 
@@ -32,9 +33,9 @@ def thumbnails(found: Comparison, folder: Path) -> dict[int, str]:
     used = paired | _neighbours(found)
     flat = {place: _opened(folder / found.shown[place].picture, _side(place in paired)) for place in used}
     drawn: dict[int, bytes] = {}
-    for quality in QUALITIES:
+    for quality, scale in COARSER:
         drawn = {
-            place: _webp(image, quality if place in paired else quality - 12)
+            place: _webp(image, quality if place in paired else quality - 12, scale)
             for place, image in flat.items()
             if image is not None
         }
@@ -74,8 +75,10 @@ def _opened(path: Path, side: int) -> Image.Image | None:
     return flat
 
 
-def _webp(image: Image.Image, quality: int) -> bytes:
+def _webp(image: Image.Image, quality: int, scale: float) -> bytes:
     out = io.BytesIO()
+    if scale < 1:
+        image = image.resize([max(1, round(scale * side)) for side in image.size])
     finer = quality + 10 if max(image.size) <= THUMB else quality  # the small are looked at magnified
     image.save(out, "WEBP", quality=min(95, finer), method=4)
     return out.getvalue()
@@ -97,11 +100,16 @@ def cut(text: str, length: int) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
+def factors(found: Comparison) -> list[str]:
+    """Names of the factors that pairs are told by, as the page has them."""
+    return list(dict.fromkeys(cut(name, NAME) for pair in found.pairs for name in pair.factors))
+
+
 def data(found: Comparison, pictures: Mapping[int, str], in_page: set[int]) -> dict[str, Any]:
     """What the page's script reads; pictures ``in_page`` are taken from the page's own images.
 
-    ``counted``: how many pictures were compared, 0 if not told. ``shown``: [name, caption, label, path]; of
-    neighbours the name and the path.
+    ``factors``: their names. ``counted``: how many pictures were compared, 0 if not told. ``shown``: [name,
+    caption, label, path]; of neighbours the name and the path.
     ``pairs``: {id, l, r, w, s, p, k, f, h}: places, who finds them alike; cosines, percentiles and ranks of a
     and b; factors; what they share. ``near``: place -> [of a, of b], each [place, cosine].
     """
@@ -116,6 +124,7 @@ def data(found: Comparison, pictures: Mapping[int, str], in_page: set[int]) -> d
         else:
             shown[str(place)] = [called(one, NAME), "", "", cut(one.key, NAME)]
     return {
+        "factors": factors(found),
         "counted": found.mined.get("images", 0),
         "names": [found.encoders["a"].name, found.encoders["b"].name],
         "shown": shown,

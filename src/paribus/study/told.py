@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from paribus.errors import UserError
 from paribus.vqa.records import rows
@@ -12,30 +11,25 @@ FILES = ("file", "path", "filename", "file_name", "image", "name", "key")
 """What the column of the pictures' names may be called; the first that is there is taken."""
 
 
-class Told(NamedTuple):
-    """A text for each picture, empty where nothing is said; and how many have one."""
-
-    texts: tuple[str, ...]
-    said: int
+Told = dict[str, tuple[str, ...]]
+"""Column -> a text for each picture, empty where nothing is said."""
 
 
-def read_told(table: Path, column: str, keys: Sequence[str]) -> Told:
-    """What a table says of pictures.
+def read_told(table: Path, keys: Sequence[str]) -> Told:
+    """What a table says of pictures, column by column.
 
     A row names a picture by its path below the folder, or by its file's name with or without the suffix where
     only one picture has it. Rows of other pictures are passed over.
 
     Args:
-        table: .csv, .tsv, .jsonl, .json or .parquet, with a column of names (``FILES``) and one of texts.
-        column: the column of texts.
+        table: .csv, .tsv, .jsonl, .json or .parquet, with a column of names (``FILES``) and others of texts.
         keys: the pictures' paths.
 
     Raises:
-        UserError: the table cannot be read, has no such column, names a picture twice, or none of them.
+        UserError: the table cannot be read, has no column of names, names a picture twice, or none of them.
     """
-    place = _places(keys)
-    texts = [""] * len(keys)
-    first, others = "", 0
+    place, texts = _places(keys), dict[str, list[str]]()
+    strangers, named = list[str](), set[int]()
     for row in rows(table):
         given = next((name for name in FILES if name in row.cells), None)
         if given is None:
@@ -43,19 +37,34 @@ def read_told(table: Path, column: str, keys: Sequence[str]) -> Told:
         name = row.text(given).removeprefix("./")
         at = place.get(name)
         if at is None:
-            first, others = first or name, others + 1
+            strangers.append(name)
             continue
-        if texts[at]:
+        if at in named:
             raise row.fault(given, f"{name!r} stands there twice")
-        texts[at] = row.text_or(column, "") if column in row.cells else row.text(column)
-    said = sum(map(bool, texts))
-    if not said:
-        told = f"its first row names {first!r}" if others else "it says nothing of any"
+        named.add(at)
+        for column in row.cells.keys() - {given}:
+            texts.setdefault(column, [""] * len(keys))[at] = row.text_or(column, "")
+    if not named:
         raise UserError(
-            f"{table} has no {column} of any of the {len(keys):,} pictures ({told}, and the first picture is "
-            f"{keys[0]!r}): name them by their paths below the folder."
+            f"{table} names none of the {len(keys):,} pictures (its first row names {strangers[0]!r}, and "
+            f"the first picture is {keys[0]!r}): name them by their paths below the folder."
         )
-    return Told(tuple(texts), said)
+    return {column: tuple(texts[column]) for column in sorted(texts)}
+
+
+def column_of(told: Told, column: str, table: Path) -> tuple[str, ...]:
+    """One column of a table.
+
+    Raises:
+        UserError: it is not there, or says nothing of any picture.
+    """
+    if column not in told:
+        raise UserError(
+            f"{table} has no column {column!r}, only {', '.join(told) or 'names'}: name another."
+        )
+    if not any(told[column]):
+        raise UserError(f"{table} has nothing in its column {column!r}: name another.")
+    return told[column]
 
 
 def folders_of(keys: Sequence[str]) -> tuple[str, ...]:

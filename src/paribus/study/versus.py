@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -65,7 +65,7 @@ class Versus(Stage[Comparison]):
     b: Glance
     told: str = Field("", description="digest of captions and labels")
     captions: tuple[str, ...] = Field((), description="one for each picture, empty for none; or nothing")
-    labels: tuple[str, ...] = ()
+    labels: dict[str, tuple[str, ...]] = Field({}, description="known factor -> its value for each picture")
     pairing: Pairing = Pairing()
     seed: int = 0
 
@@ -173,7 +173,7 @@ class Versus(Stage[Comparison]):
 
 
 def versus_of(
-    a: Glance, b: Glance, captions: tuple[str, ...], labels: tuple[str, ...], pairing: Pairing
+    a: Glance, b: Glance, captions: tuple[str, ...], labels: dict[str, tuple[str, ...]], pairing: Pairing
 ) -> Versus:
     """The stage of two encoders and what is said of the pictures."""
     told = hashlib.sha256(json.dumps([captions, labels]).encode()).hexdigest()
@@ -187,7 +187,7 @@ def _encoder(about: EyeAbout) -> Encoder:
 class _Gallery:
     """The pictures that are shown, each once."""
 
-    def __init__(self, images: Folder, captions: Sequence[str], labels: Sequence[str]) -> None:
+    def __init__(self, images: Folder, captions: Sequence[str], labels: Mapping[str, Sequence[str]]) -> None:
         self.images, self.captions, self.labels = images, captions, labels
         self.places: dict[int, int] = {}
         self.shown: list[Shown] = []
@@ -201,7 +201,7 @@ class _Gallery:
                     key=key_of(self.images.paths[row]),
                     picture=f"{len(self.shown):05d}.webp",
                     caption=self.captions[row] if self.captions else "",
-                    label=self.labels[row] if self.labels else "",
+                    label=", ".join(filter(None, (told[row] for told in self.labels.values()))),
                 )
             )
         return self.places[row]
@@ -225,7 +225,7 @@ class _Gallery:
                 percentile={"a": percentile[0], "b": percentile[1]},
                 rank={"a": ranks[0], "b": ranks[1]},
                 factors={},
-                shares=["label"] if self.labels and self.labels[left] == self.labels[right] != "" else [],
+                shares=[name for name, told in self.labels.items() if told[left] == told[right] != ""],
             )
 
     def near(self, rows: dict[str, Matrix]) -> dict[str, dict[Which, list[Near]]]:

@@ -71,6 +71,7 @@ const ORDERS = {
 
 // The view: what the filters say and which pair is open; the address has all that is not as at first.
 const FIRST = { only: "", factor: "", least: "0", amin: "", amax: "", bmin: "", bmax: "", q: "", sort: "", pair: "" };
+const NUMBERS = ["least", "amin", "amax", "bmin", "bmax"];
 const START = "#gallery?";
 const state = { ...FIRST };
 let chosen = [];
@@ -80,7 +81,8 @@ let count = FEW;
 function readAddress() {
   const given = new URLSearchParams(location.hash.startsWith(START) ? location.hash.slice(START.length) : "");
   for (const name of Object.keys(FIRST)) state[name] = given.get(name) ?? FIRST[name];
-  if (!(state.sort in ORDERS)) state.sort = "";
+  for (const name of NUMBERS) if (!Number.isFinite(Number(state[name]))) state[name] = FIRST[name];
+  if (!Object.hasOwn(ORDERS, state.sort)) state.sort = "";
   if (!byName.has(state.pair)) state.pair = "";
 }
 
@@ -189,14 +191,21 @@ function draw() {
   byId("clear").disabled = Object.keys(FIRST).every((name) => name === "pair" || state[name] === FIRST[name]);
 }
 
+/** Set a field; a group of choices takes no empty text as its value. */
+function set(field, value) {
+  if (field instanceof RadioNodeList) for (const choice of field) choice.checked = choice.value === value;
+  else field.value = value;
+}
+
 /** Set the filters to what the view says. */
 function setFilters() {
   for (const name of Object.keys(FIRST)) {
     const field = filters.elements[name];
     if (!field) continue;
-    field.value = state[name];
-    if (field.type !== "number" && field.value !== state[name]) state[name] = FIRST[name]; // no such choice
-    if (field.value !== state[name]) field.value = state[name];
+    set(field, state[name]);
+    if (field.value === state[name]) continue;
+    state[name] = FIRST[name]; // there is no such choice
+    set(field, state[name]);
   }
   tellLeast();
 }

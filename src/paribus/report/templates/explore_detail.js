@@ -154,6 +154,8 @@ function follow() {
 }
 
 function start() {
+  // Names as they are: what the page's parser takes for a line's end or drops would not be found again.
+  data.factors.forEach((name, at) => (filters.elements.factor.options[at + 1].value = name));
   filters.hidden = false;
   filters.addEventListener("submit", (event) => event.preventDefault());
   filters.addEventListener("input", takeFilters);
