@@ -208,7 +208,7 @@ def test_a_view_is_shared_by_its_address(browser: Any, view: Any, address: str) 
     other.close()
     view.keyboard.press("Escape")
     view.click("#clear")
-    assert view.url == f"{address}#gallery"
+    view.wait_for_url(f"{address}#gallery")
 
 
 def test_without_a_script_all_but_the_filters_is_there(browser: Any, address: str) -> None:
@@ -220,6 +220,22 @@ def test_without_a_script_all_but_the_filters_is_there(browser: Any, address: st
     assert "The first 24 of 60 pairs; tables/pairs.csv lists them all" in view.inner_text("#count")
     assert view.locator(".forest").count() == 6
     assert view.is_visible(".heat")
+    view.close()
+
+
+def test_cards_say_the_same_with_a_script_and_without(browser: Any, address: str) -> None:
+    script = """all => all.map(one => [one.dataset.id, one.dataset.alike,
+        ...[...one.querySelectorAll('.alike, figcaption, td, .chips li, desc')].map(part => part.textContent),
+        ...[...one.querySelectorAll('.track-figure svg svg')].map(sign => Math.round(parseFloat(
+            sign.getAttribute('x')))),
+        ...[...one.querySelectorAll('img')].map(image => image.src)])"""
+    plain = browser.new_page()
+    text = Path(address.removeprefix("file://")).read_text(encoding="utf-8")
+    plain.set_content(re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL))
+    view, _, _ = _open(browser, address, 800)
+    before, after = (one.eval_on_selector_all("#cards > li", script) for one in (plain, view))
+    assert len(before) == FIRST and before == after
+    plain.close()
     view.close()
 
 

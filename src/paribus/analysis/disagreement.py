@@ -98,7 +98,7 @@ def mine(
     *,
     high: float = 99.0,
     low: float = 50.0,
-    images: Iterable[Shaped[np.ndarray, "..."]] | None = None,
+    images: Iterable[Shaped[np.ndarray, "..."]] | Looks | None = None,
     keep: int,
     per_image: int = 3,
     duplicate_bits: int = 6,
@@ -115,9 +115,10 @@ def mine(
 
     In each direction pairs are taken greedily from the largest gap of percentiles on, until there are
     ``keep``; ties go to the larger gap of cosines, then to the lower indices. No image is in more than
-    ``per_image`` pairs of a direction. With ``images`` (RGB [H W 3], in the features' order, read once)
-    placeholders of nearly one colour are dropped before anything else, a pair of near-duplicates is passed
-    over, so is a pair that looks like a kept one, and near-duplicates share one hub count. Near-duplicates
+    ``per_image`` pairs of a direction. With ``images`` (RGB [H W 3], in the features' order, read once; or
+    their ``Looks``) placeholders of nearly one colour are dropped before anything else, a pair of
+    near-duplicates is passed over, so is a pair that looks like a kept one, and near-duplicates share one hub
+    count. Near-duplicates
     differ in at most ``duplicate_bits`` of 64 dHash bits *and* have nearly the same colour thumbnail, since
     a recoloured picture keeps its dHash.
 
@@ -126,7 +127,7 @@ def mine(
             encoder that finds all pairs equally alike.
     """
     _check(len(a), len(b), high, low, keep, per_image)
-    looks = None if images is None else look_at(images)
+    looks = images if images is None or isinstance(images, Looks) else look_at(images)
     used = _usable(looks, len(a))
     rows = [_rows(x[used], device) for x in (a, b)]
     references = [_reference(x, sample=sample, block=block, seed=seed) for x in rows]
@@ -391,6 +392,11 @@ def _look(image: Shaped[np.ndarray, "..."], at: int) -> tuple[int, UInt8[np.ndar
     return dhash(image), small, float(image.std(axis=(0, 1)).max())
 
 
+def is_picture(looks: Looks) -> Bool[np.ndarray, " N"]:
+    """Which images are no placeholders: of more than nearly one colour."""
+    return looks.contrast > _FLAT
+
+
 def _usable(looks: Looks | None, n: int) -> Int[np.ndarray, " n"]:
     """The images that are no placeholders."""
     if looks is None:
@@ -399,7 +405,7 @@ def _usable(looks: Looks | None, n: int) -> Int[np.ndarray, " n"]:
         raise UserError(
             f"There are {len(looks.hashes)} images for {n} features: give one image for each row."
         )
-    used = np.flatnonzero(looks.contrast > _FLAT)
+    used = np.flatnonzero(is_picture(looks))
     if len(used) < 3:
         raise UserError(f"Only {len(used)} of {n} images are more than one colour: give at least 3 pictures.")
     return used

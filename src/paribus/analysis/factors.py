@@ -1,4 +1,7 @@
-"""Which factors make two images alike to an encoder: a regression over pairs, bootstrapped over images."""
+"""Which factors make two images alike to an encoder: a regression over pairs, bootstrapped over images.
+
+A factor is a label of each image, which a pair shares or does not, or a number of each pair (``measured``).
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +15,8 @@ from paribus.rng import numpy_rng
 from paribus.stats import Estimate, from_draws, resample_counts
 
 Factors = dict[str, Shaped[np.ndarray, "..."]]
-"""Factor -> its value for each image [N], strings; the empty one means "has none" and is never shared."""
+"""Factor -> its value for each image [N], strings; the empty one means "has none" and is never shared. Or how
+alike each two images are in it [N N], numbers; the diagonal is not looked at."""
 
 _FEWEST_GROUPS = 100
 """A subsample holds at least this many concepts where there are as many."""
@@ -20,9 +24,14 @@ _FEWEST_GROUPS = 100
 
 @dataclass(frozen=True)
 class FactorEffects:
-    """What sharing each factor adds to an encoder's cosine, in standard deviations of its own pairs."""
+    """What sharing each factor adds to an encoder's cosine, in standard deviations of its own pairs.
+
+    ``coefficient`` is per sharing it, of a number per its standard deviation over pairs; ``beta`` is per
+    standard deviation for all, so that factors can be held against each other.
+    """
 
     coefficient: dict[str, Estimate]
+    beta: dict[str, Estimate]
     unique_r2: dict[str, Estimate]
     r2: Estimate
     images: int
@@ -38,6 +47,7 @@ class FactorDifference:
     a: FactorEffects
     b: FactorEffects
     coefficient: dict[str, Estimate]
+    beta: dict[str, Estimate]
     unique_r2: dict[str, Estimate]
 
 
@@ -57,9 +67,10 @@ class _Design:
 
 @dataclass(frozen=True)
 class _Fit:
-    """The regression in every draw: standardised coefficients, drop-one R2 and R2."""
+    """The regression in every draw: coefficients in both units, drop-one R2 and R2."""
 
     coefficient: Float[np.ndarray, "draws F"]
+    beta: Float[np.ndarray, "draws F"]
     unique: Float[np.ndarray, "draws F"]
     r2: Float[np.ndarray, " draws"]
 
@@ -107,6 +118,7 @@ def factor_difference(
         a=_effects(design, a),
         b=_effects(design, b),
         coefficient=_estimates(design, a.coefficient - b.coefficient),
+        beta=_estimates(design, a.beta - b.beta),
         unique_r2=_estimates(design, a.unique - b.unique),
     )
 
@@ -124,14 +136,16 @@ def shares(labels: Shaped[np.ndarray, " n"], rows: slice = slice(None)) -> Bool[
 def subsample(factors: Factors, *, limit: int, seed: int) -> Int[np.ndarray, " n"]:
     """At most ``limit`` images, concept by concept in a keyed order, so that pairs sharing a concept remain.
 
-    The concept is the factor of that name, or else the first one; an image without one is its own concept.
+    The concept is the factor of that name, or else the first one that is a label; an image without one is its
+    own concept.
     Whole concepts are taken, but of large ones no more than ``limit`` / 100 images (more where there are
     fewer than 100 concepts), a keyed choice, so that a few large concepts cannot fill the sample. Sorted.
     """
-    labels = factors.get("concept", next(iter(factors.values())))
-    n = len(labels)
+    n = len(next(iter(factors.values())))
     if n <= limit:
         return np.arange(n)
+    told = {name: values for name, values in factors.items() if values.ndim == 1} or {"none": np.full(n, "")}
+    labels = told.get("concept", next(iter(told.values())))
     rng = numpy_rng(seed, "factors", "subsample")
     shuffled = rng.permutation(n)
     names = np.array([label or f"\0{at}" for at, label in enumerate(labels.tolist())])
@@ -145,7 +159,7 @@ def subsample(factors: Factors, *, limit: int, seed: int) -> Int[np.ndarray, " n
 
 
 def check_factors(factors: Factors, images: int) -> None:
-    """Every factor has one string for each image, and there is at least one factor.
+    """Every factor has one string for each image or one number for each two, and there is at least one.
 
     Raises:
         UserError: otherwise.
@@ -157,14 +171,40 @@ def check_factors(factors: Factors, images: int) -> None:
             raise UserError(
                 f"Factor {name!r} has {len(labels)} values for {images} images: give one for each."
             )
-        if labels.dtype.kind != "U":
+        if labels.ndim == 2:
+            _check_numbers(name, labels, images)
+        elif labels.dtype.kind != "U":
             raise UserError(f"Factor {name!r} holds {labels.dtype} values: give strings, empty for none.")
+
+
+def _check_numbers(name: str, values: Shaped[np.ndarray, "..."], images: int) -> None:
+    if values.shape != (images, images) or values.dtype.kind != "f":
+        raise UserError(
+            f"Factor {name!r} holds {values.dtype} values of shape {list(values.shape)} for {images} images: "
+            "give a number for each two."
+        )
+    if not (np.isfinite(values).all() and np.allclose(values, values.T)):
+        raise UserError(
+            f"Factor {name!r} has numbers that are not finite, or not the same both ways: mend them."
+        )
+
+
+def _alikeness(values: Shaped[np.ndarray, "..."], rows: Int[np.ndarray, " n"]) -> Shaped[np.ndarray, "n n"]:
+    """How alike some images are in a factor: whether they share it, or numbers of mean 0 and variance 1."""
+    if values.ndim == 1:
+        return shares(values[rows])
+    chosen: Float[np.ndarray, "n n"] = values[np.ix_(rows, rows)].astype(np.float64)
+    pairs = chosen[~np.eye(len(rows), dtype=bool)]
+    spread = float(pairs.std())
+    chosen = (chosen - pairs.mean()) / spread if spread > 1e-9 else np.zeros_like(chosen)
+    np.fill_diagonal(chosen, 0.0)
+    return chosen
 
 
 def _design(factors: Factors, images: int, *, seed: int, draws: int, limit: int) -> _Design:
     check_factors(factors, images)
     rows = subsample(factors, limit=limit, seed=seed)
-    indicators = {name: shares(labels[rows]) for name, labels in factors.items()}
+    indicators = {name: _alikeness(values, rows) for name, values in factors.items()}
     names, left_out = _usable(indicators)
     if not names:
         raise UserError(f"No factor can be analysed ({_reasons(left_out)}): give one that some pairs share.")
@@ -179,14 +219,22 @@ def _reasons(left_out: dict[str, str]) -> str:
     return "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
 
 
-def _usable(indicators: dict[str, Bool[np.ndarray, "n n"]]) -> tuple[tuple[str, ...], dict[str, str]]:
+def _constant(alike: Shaped[np.ndarray, "n n"]) -> str:
+    """Why a factor can tell no pair from another; empty if it can."""
+    if alike.dtype.kind == "f":
+        return "" if alike.any() else "all pairs are equally alike in it"
+    count, n = int(alike.sum()), len(alike)
+    return {0: "no pair shares it", n * (n - 1): "every pair shares it"}.get(count, "")
+
+
+def _usable(indicators: dict[str, Shaped[np.ndarray, "n n"]]) -> tuple[tuple[str, ...], dict[str, str]]:
     """Factors whose indicators vary and do not follow from those before, and why others are left out."""
     kept: list[str] = []
     left_out: dict[str, str] = {}
-    for name, same in indicators.items():
-        count, n = int(same.sum()), len(same)
-        if count in (0, n * (n - 1)):
-            left_out[name] = "every pair shares it" if count else "no pair shares it"
+    for name, alike in indicators.items():
+        n, why = len(alike), _constant(alike)
+        if why:
+            left_out[name] = why
             continue
         stack = np.stack([indicators[f] for f in [*kept, name]]).astype(np.float64)
         _, _, covariance = _moments(np.ones((1, n)), stack)
@@ -217,9 +265,8 @@ def _moments(
     product = np.empty((len(weights), count, count))
     for f in range(count):
         for g in range(f, count):
-            both = indicators[f] if f == g else indicators[f] * indicators[g]
-            product[:, f, g] = product[:, g, f] = _quadratic(weights, both) / total
-    mean = np.diagonal(product, axis1=1, axis2=2).copy()
+            product[:, f, g] = product[:, g, f] = _quadratic(weights, indicators[f] * indicators[g]) / total
+    mean = np.stack([_quadratic(weights, z) for z in indicators], axis=1) / total[:, None]
     return total, mean, product - mean[:, :, None] * mean[:, None, :]
 
 
@@ -237,7 +284,9 @@ def _fit(design: _Design, features: Float[np.ndarray, "N D"], whose: str) -> _Fi
     own = np.diagonal(inverse, axis1=1, axis2=2)
     unique = np.divide(slope**2, own, out=np.zeros_like(slope), where=own > 0)
     explained = np.einsum("df,df->d", slope, covariance)
-    return _Fit(slope / np.sqrt(variance)[:, None], unique / variance[:, None], explained / variance)
+    coefficient = slope / np.sqrt(variance)[:, None]
+    spread = np.sqrt(np.maximum(np.diagonal(design.covariance, axis1=1, axis2=2), 0.0))
+    return _Fit(coefficient, coefficient * spread, unique / variance[:, None], explained / variance)
 
 
 def _standard_cosines(features: Float[np.ndarray, "n D"], whose: str) -> Float[np.ndarray, "n n"]:
@@ -263,6 +312,7 @@ def _effects(design: _Design, fit: _Fit) -> FactorEffects:
     n = len(design.rows)
     return FactorEffects(
         coefficient=_estimates(design, fit.coefficient),
+        beta=_estimates(design, fit.beta),
         unique_r2=_estimates(design, fit.unique),
         r2=from_draws(fit.r2[0], fit.r2[1:], n),
         images=n,
@@ -273,4 +323,6 @@ def _effects(design: _Design, fit: _Fit) -> FactorEffects:
 
 
 def _shared_pairs(names: Sequence[str], indicators: Float[np.ndarray, "F n n"]) -> dict[str, int]:
-    return {name: round(float(z.sum()) / 2) for name, z in zip(names, indicators, strict=True)}
+    """How many pairs share each factor that is a label."""
+    labels = [(name, z) for name, z in zip(names, indicators, strict=True) if np.isin(z, (0.0, 1.0)).all()]
+    return {name: round(float(z.sum()) / 2) for name, z in labels}

@@ -25,7 +25,7 @@ from paribus.report.explore_tables import BOTH, Block, blocks, identity, section
 from paribus.report.figures import Style, key, shorten, styles, track
 from paribus.report.page import TEMPLATES, breakable, digest
 from paribus.report.schema import comparison_record
-from paribus.report.tables import bounds, interval, is_share, number
+from paribus.report.tables import SECTIONS, bounds, interval, is_share, number
 from paribus.results import Difference
 
 FIRST = 24
@@ -66,7 +66,7 @@ def write_comparison(found: Comparison, pictures: Path, folder: Path) -> Path:
     for name in names:
         if Path(name).name != name or not (pictures / name).is_file():
             raise UserError(f"{pictures} has no picture {name!r}, which the comparison shows: compare again.")
-    tables = {f"{name}.{kind}" for name in _TABLES | {*sections(found)} for kind in ("csv", "tex")}
+    tables = {f"{name}.{kind}" for name in {*_TABLES, *SECTIONS, *sections(found)} for kind in ("csv", "tex")}
     _refuse_strangers(folder / "pairs", {*names, "pairs.json"})
     _refuse_strangers(folder / "tables", tables)
     text = render(found, pictures)
@@ -86,7 +86,7 @@ def write_comparison(found: Comparison, pictures: Path, folder: Path) -> Path:
     return path
 
 
-_TABLES = {"measures", "differences", "layers", "pairs", "similarity", FACTORS, SYMBOLS}
+_TABLES = ("measures", "differences", "layers", "pairs")
 
 
 def _one_line(name: str) -> str:

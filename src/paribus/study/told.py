@@ -59,9 +59,7 @@ def column_of(told: Told, column: str, table: Path) -> tuple[str, ...]:
         UserError: it is not there, or says nothing of any picture.
     """
     if column not in told:
-        raise UserError(
-            f"{table} has no column {column!r}, only {', '.join(told) or 'names'}: name another."
-        )
+        raise UserError(f"{table} has no column {column!r}, only {', '.join(told) or 'names'}: name another.")
     if not any(told[column]):
         raise UserError(f"{table} has nothing in its column {column!r}: name another.")
     return told[column]

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
 
-from paribus.analysis.disagreement import Mined, Pairs, mine
+from paribus.analysis.disagreement import Pairs, is_picture, mine
+from paribus.analysis.factors import FactorDifference
 from paribus.analysis.geometry import geometry, layer_map
 from paribus.analysis.similarity import unit
 from paribus.analysis.symbols import symbol_difference, symbol_test
@@ -25,6 +26,8 @@ from paribus.results import Difference, Measure
 from paribus.stats import Estimate
 from paribus.study.evaluate import SYMBOL_METRICS
 from paribus.study.glance import Glance
+from paribus.study.likeness import explain
+from paribus.study.pictures import PicturesRecord
 from paribus.study.stage import Stage
 from paribus.types import Config, Runtime
 
@@ -34,6 +37,8 @@ NEAR = 3
 """Neighbours that are shown of each picture."""
 LONGEST = 320
 """Longer side of a picture that is kept for the page, in pixels."""
+
+COEFFICIENT, UNIQUE = "standardised coefficient", "unique R2"
 
 Kind = Literal["similarity", "symbols", "factors"]
 Matrix = Float[np.ndarray, "N D"]
@@ -73,64 +78,89 @@ class Versus(Stage[Comparison]):
 
     def compute(self, folder: Path, runtime: Runtime) -> Comparison:
         """All of it; pictures of pairs go to ``pairs/``."""
-        images = self.a.pictures.open(runtime)
+        images, looks = self.a.pictures.open(runtime), self.a.pictures.looks(runtime)
         one, two = self.a.open(runtime), self.b.open(runtime)
-        rows = {"a": one["pictures"], "b": two["pictures"]}
         mined = mine(
-            rows["a"],
-            rows["b"],
-            images=(images.image(place) for place in range(len(images))),
+            one["pictures"],
+            two["pictures"],
+            images=looks,
             keep=self.pairing.keep,
             high=self.pairing.alike(len(images)),
             low=self.pairing.low,
             seed=self.seed,
             device=str(runtime.torch_device),
         )
+        rows = [*_rows(mined.a_high), *_rows(mined.b_high)]
+        likeness = explain(
+            images,
+            np.flatnonzero(is_picture(looks)),
+            one["pictures"],
+            two["pictures"],
+            rows,
+            captions=self.captions,
+            labels=self.labels,
+            seed=self.seed,
+        )
         gallery = _Gallery(images, self.captions, self.labels)
         pairs = [
-            *gallery.pairs(mined.a_high, "a", len(images)),
-            *gallery.pairs(mined.b_high, "b", len(images)),
+            *gallery.pairs(mined.a_high, "a", len(images), likeness.pairs),
+            *gallery.pairs(mined.b_high, "b", len(images), likeness.pairs[len(mined.a_high.left) :]),
         ]
-        near = gallery.near(rows)
+        near = gallery.near({"a": one["pictures"], "b": two["pictures"]})
         gallery.save(folder / "pairs")
-        return self._found(runtime, one, two, mined, gallery.shown, pairs, near)
-
-    def _found(
-        self,
-        runtime: Runtime,
-        one: dict[str, NDArray[np.float32]],
-        two: dict[str, NDArray[np.float32]],
-        mined: Mined,
-        shown: list[Shown],
-        pairs: list[Pair],
-        near: dict[str, dict[Which, list[Near]]],
-    ) -> Comparison:
-        measures, differences = self._geometry(one, two)
-        more, others = self._symbols(one, two)
-        layers = layer_map(self.a.layers(runtime), self.b.layers(runtime))
-        about, record = self.a.pictures, self.a.pictures.run(runtime)
+        measures, differences = self._numbers(one, two, likeness.effects)
+        record = self.a.pictures.run(runtime)
         return Comparison(
             encoders={"a": _encoder(self.a.run(runtime).about), "b": _encoder(self.b.run(runtime).about)},
-            folder=about.root,
-            pictures={
-                "pictures": f"{record.pictures:,}",
-                "files with the same bytes as another": f"{record.copies:,}",
-                "left out": f"{sum(record.lost.values()):,}",
-                "digest": record.digest,
-            },
+            folder=self.a.pictures.root,
+            pictures=_counted(record),
             faults=record.faults,
             thresholds={"a": mined.thresholds["a"], "b": mined.thresholds["b"]},
             mined=mined.counts,
-            measures=measures + more,
-            differences=differences + others,
-            layers=LayerMap(values=layers, pictures=len(one["sampled"])),
-            shown=shown,
+            measures=measures,
+            differences=differences,
+            layers=LayerMap(
+                values=layer_map(self.a.layers(runtime), self.b.layers(runtime)), pictures=len(one["sampled"])
+            ),
+            shown=gallery.shown,
             pairs=pairs,
             near=near,
-            left_out={},
+            left_out=likeness.left_out,
             seed=self.seed,
             environment={},
         )
+
+    def _numbers(
+        self,
+        one: dict[str, NDArray[np.float32]],
+        two: dict[str, NDArray[np.float32]],
+        effects: FactorDifference | None,
+    ) -> tuple[list[Measure], list[Difference]]:
+        parts = [self._factors(effects), self._geometry(one, two), self._symbols(one, two)]
+        return (
+            [row for measures, _ in parts for row in measures],
+            [row for _, differences in parts for row in differences],
+        )
+
+    def _factors(self, effects: FactorDifference | None) -> tuple[list[Measure], list[Difference]]:
+        """Coefficients per standard deviation of a factor, so that all can be held against each other."""
+        if effects is None:
+            return [], []
+        measures = [
+            self._measure("factors", name, metric, arm, estimate)
+            for arm, side in (("a", effects.a), ("b", effects.b))
+            for metric, estimates in ((COEFFICIENT, side.beta), (UNIQUE, side.unique_r2))
+            for name, estimate in estimates.items()
+        ]
+        measures += [
+            self._measure("factors", "all together", "R2", arm, side.r2)
+            for arm, side in (("a", effects.a), ("b", effects.b))
+        ]
+        return measures, [
+            self._difference("factors", name, metric, estimate)
+            for metric, estimates in ((COEFFICIENT, effects.beta), (UNIQUE, effects.unique_r2))
+            for name, estimate in estimates.items()
+        ]
 
     def _geometry(
         self, one: dict[str, NDArray[np.float32]], two: dict[str, NDArray[np.float32]]
@@ -180,6 +210,20 @@ def versus_of(
     return Versus(a=a, b=b, told=told, captions=captions, labels=labels, pairing=pairing)
 
 
+def _rows(pairs: Pairs) -> list[tuple[int, int]]:
+    return list(zip(pairs.left.tolist(), pairs.right.tolist(), strict=True))
+
+
+def _counted(record: PicturesRecord) -> dict[str, str]:
+    """What is in the folder."""
+    return {
+        "pictures": f"{record.pictures:,}",
+        "files with the same bytes as another": f"{record.copies:,}",
+        "left out": f"{sum(record.lost.values()):,}",
+        "digest": record.digest,
+    }
+
+
 def _encoder(about: EyeAbout) -> Encoder:
     return Encoder(name=Path(about.where).name, **about.model_dump())
 
@@ -206,15 +250,18 @@ class _Gallery:
             )
         return self.places[row]
 
-    def pairs(self, found: Pairs, alike: Which, count: int) -> Iterable[Pair]:
+    def pairs(
+        self, found: Pairs, alike: Which, count: int, likeness: Sequence[dict[str, float]]
+    ) -> Iterable[Pair]:
         """Pairs of one direction, the most extreme first."""
         total = count * (count - 1) // 2
-        for left, right, cosine, percentile in zip(
+        for left, right, cosine, percentile, factors in zip(
             found.left.tolist(),
             found.right.tolist(),
             found.similarity.tolist(),
             found.percentile.tolist(),
-            strict=True,
+            likeness,
+            strict=False,  # likeness goes on with other pairs
         ):
             ranks = [max(1, round(total * (1 - each / 100))) for each in percentile]
             yield Pair(
@@ -224,7 +271,7 @@ class _Gallery:
                 similarity={"a": cosine[0], "b": cosine[1]},
                 percentile={"a": percentile[0], "b": percentile[1]},
                 rank={"a": ranks[0], "b": ranks[1]},
-                factors={},
+                factors=factors,
                 shares=[name for name, told in self.labels.items() if told[left] == told[right] != ""],
             )
 

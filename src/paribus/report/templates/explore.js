@@ -76,6 +76,7 @@ const START = "#gallery?";
 const state = { ...FIRST };
 let chosen = [];
 let count = FEW;
+let later = 0;
 
 /** Take the view from the address; what it does not know is as at first. */
 function readAddress() {
@@ -221,7 +222,8 @@ function takeFilters() {
   tellLeast();
   count = FEW;
   draw();
-  writeAddress();
+  clearTimeout(later); // browsers refuse addresses that change with every step of a slider
+  later = setTimeout(writeAddress, 150);
 }
 
 /** Show more cards, and go on at the first new one. */
