@@ -21,6 +21,7 @@ test: $(VENV)/.installed-dev $(VENV)/.npm
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/supervision.py
 	$(BIN)/python benchmarks/vlm.py
+	$(BIN)/python benchmarks/extract.py
 
 setup: $(VENV)/.installed-dev $(VENV)/.npm
 

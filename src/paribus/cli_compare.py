@@ -1,5 +1,7 @@
 """The command line's part for any encoders and one's own pictures: ``paribus compare | probe | knn``."""
 
+import shlex
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -93,7 +95,10 @@ def compare(
     known.pop("caption", None)
     versus = versus_of(glances[0], glances[1], said, known, Pairing(keep=keep))
     found = versus.run(runtime)
-    found = found.called(_name(a), _name(b)).model_copy(update={"environment": environment(runtime)})
+    typed = shlex.join(["paribus", *sys.argv[1:]])
+    found = found.called(_name(a), _name(b)).model_copy(
+        update={"environment": environment(runtime), "command": typed}
+    )
     folder = out or Path("runs") / f"compare-{_name(a)}-{_name(b)}"
     page = write_comparison(found, versus.folder(runtime) / "pairs", folder)
     print(f"Report: {page}")

@@ -74,7 +74,7 @@ class Comparison(Config):
     folder: str
     pictures: dict[str, str] = Field(description="what is in the folder: counts, digest, faults")
     faults: dict[str, tuple[str, ...]] = Field(description="fault -> the first files that have it")
-    thresholds: dict[Which, tuple[Number, Number]] = Field(description="cosines: alike from, not alike up to")
+    thresholds: dict[Which, tuple[Number, Number]] = Field(description="cosines: not alike up to, alike from")
     mined: dict[str, int] = Field(description="counts of mined and removed pairs, by reason")
     measures: list[Measure]
     differences: list[Difference]
@@ -84,6 +84,7 @@ class Comparison(Config):
     near: dict[str, dict[Which, list[Near]]] = Field(description="place in shown -> nearest pictures")
     left_out: dict[str, str] = Field(description="factor that could not be measured -> why")
     seed: int
+    command: str = Field("", description="what was typed")
     environment: dict[str, str]
 
     def called(self, a: str, b: str) -> "Comparison":

@@ -159,7 +159,8 @@ def render(found: Comparison, pictures: Path) -> str:
         heat=heat(found.layers) if found.layers else [],
         steps=STEPS,
         mined=mined(found),
-        command=shlex.join(
+        command=found.command
+        or shlex.join(
             ["paribus", "compare", *(found.encoders[w].where for w in ("a", "b")), "--images", found.folder]
         ),
     )

@@ -38,6 +38,7 @@ NEAR = 3
 LONGEST = 320
 """Longer side of a picture that is kept for the page, in pixels."""
 
+SYMBOL_UNITS = {name: "images" if name == "baseline" else "symbols" for name in SYMBOL_METRICS}
 COEFFICIENT, UNIQUE = "standardised coefficient", "unique R2"
 
 Kind = Literal["similarity", "symbols", "factors"]
@@ -183,23 +184,27 @@ class Versus(Stage[Comparison]):
         rows = one["sampled"]
         sides = [(found["symbols"], found["pictures"][rows]) for found in (one, two)]
         measures = [
-            self._measure("symbols", "symbols", SYMBOL_METRICS[name], arm, estimate)
+            self._measure("symbols", "symbols", SYMBOL_METRICS[name], arm, estimate, SYMBOL_UNITS[name])
             for arm, (grid, base) in zip("ab", sides, strict=True)
             for name, estimate in symbol_test(grid, base, seed=self.seed)._asdict().items()
         ]
         both = symbol_difference(*sides[0], *sides[1], seed=self.seed)
         return measures, [
-            self._difference("symbols", "symbols", SYMBOL_METRICS[name], estimate)
+            self._difference("symbols", "symbols", SYMBOL_METRICS[name], estimate, SYMBOL_UNITS[name])
             for name, estimate in both._asdict().items()
         ]
 
-    def _measure(self, section: Kind, task: str, metric: str, arm: str, found: Estimate) -> Measure:
-        return Measure(section=section, task=task, metric=metric, arm=arm, seed=self.seed, **found._asdict())
+    def _measure(
+        self, section: Kind, task: str, metric: str, arm: str, found: Estimate, unit: str = "images"
+    ) -> Measure:
+        numbers = {**found._asdict(), "seed": self.seed, "unit": unit}
+        return Measure(section=section, task=task, metric=metric, arm=arm, **numbers)
 
-    def _difference(self, section: str, task: str, metric: str, found: Estimate) -> Difference:
-        return Difference(
-            section=section, task=task, metric=metric, arm="a", other="b", seed=self.seed, **found._asdict()
-        )
+    def _difference(
+        self, section: Kind, task: str, metric: str, found: Estimate, unit: str = "images"
+    ) -> Difference:
+        numbers = {**found._asdict(), "seed": self.seed, "unit": unit}
+        return Difference(section=section, task=task, metric=metric, arm="a", other="b", **numbers)
 
 
 def versus_of(
