@@ -134,7 +134,8 @@ def main() -> None:
                 apart = max(0.0, 1 - torch.cosine_similarity(seen[name], theirs).min().item())
                 print(
                     f"features of {make.__name__}, {name} ratio {rate[name] / peer:.2f} (ours "
-                    f"{rate[name]:.1f} pictures/s, transformers {peer:.1f} pictures/s; cosine within {apart:.1e})",
+                    f"{rate[name]:.1f} pictures/s, transformers {peer:.1f} pictures/s; cosine within "
+                    f"{apart:.1e})",
                     flush=True,
                 )
 

@@ -3,6 +3,8 @@
 import csv
 import json
 import re
+import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -209,14 +211,41 @@ def test_features_are_made_once_and_the_same_comes_again(place, compared):
 
 
 def test_a_picture_more_is_another_folder(place, compared, tmp_path):
-    import shutil
-
     shutil.copytree(place / "pictures", tmp_path / "pictures")
     next(pieces(1)).rotate(90).save(tmp_path / "pictures" / "zz.png")
     line = ("compare", place / "clip", place / "dinov2", "--images", tmp_path / "pictures")
     done = paribus(tmp_path, *line, "--cache", place / "cache", "--out", tmp_path / "out")
     assert done.code == 0, done.err
     assert found(tmp_path / "out").pictures["pictures"] == "64"
+
+
+def cached_in(folder):
+    """Where the hub's cache is, as HF_HUB_CACHE would say before the start."""
+    from huggingface_hub import constants
+
+    constants.HF_HUB_CACHE = str(folder)
+
+
+def test_a_model_of_the_hub_is_named_by_owner_and_name(place, tmp_path):
+    """As it lies in the hub's own cache, where the hub cannot be reached."""
+    repository = tmp_path / "hub" / "models--facebook--dinov2-tiny"
+    (repository / "snapshots").mkdir(parents=True)
+    shutil.copytree(place / "dinov2", repository / "snapshots" / ("0" * 40))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+
+    line = ("compare", place / "clip", "facebook/dinov2-tiny", "--images", place / "pictures")
+    done = paribus(
+        tmp_path,
+        *line,
+        "--cache",
+        place / "cache",
+        "--out",
+        tmp_path / "out",
+        before=partial(cached_in, tmp_path / "hub"),
+    )
+    assert done.code == 0, done.err
+    assert found(tmp_path / "out").encoders["b"].name == "dinov2-tiny"
 
 
 # What cannot be compared.
@@ -280,7 +309,13 @@ def test_names_that_stand_for_nothing_are_refused(place, compared):
     line = ("--images", place / "pictures", "--cache", place / "cache")
     for a, b, more, told in (
         (place / "clip", place / "clip", (), "are the same encoder: give two"),
-        (place / "clip", place / "nowhere", (), "is neither a folder nor a published encoder"),
+        (
+            place / "clip",
+            place / "no where",
+            (),
+            "no where: give a checkpoint's folder, or a model as OWNER/NAME",
+        ),
+        (place / "clip", "nobody/nothing", (), "no model of that name can be fetched from the hub"),
         (place / "clip", place / "pictures", (), "has no config"),
         (place / "clip", "none.yaml:clip", (), "There is no study file none.yaml"),
         (place / "clip", place / "dinov2", ("--captions", place / "none.csv"), "none.csv cannot be read"),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # these need torch, and `paribus --help` must not wait for it
 EncoderName = Annotated[
     str,
     typer.Argument(
-        help="a folder of paribus, transformers, timm or open_clip; a released encoder; or STUDY.yaml:ARM"
+        help="a folder of paribus, transformers, timm or open_clip; STUDY.yaml:ARM; or OWNER/NAME of the hub"
     ),
 ]
 """What stands for an encoder."""
@@ -176,13 +176,14 @@ def zeroshot(
 ) -> None:
     """Print how often an encoder's own text tower names a picture's label; nothing is learnt."""
     from paribus.encoders.words import read_words
+    from paribus.study.glance import folder_of
     from paribus.study.single import name_pictures, worded
 
     runtime = make_runtime(cache=cache, device=device, workers=workers)
-    place = Path(_folder(encoder, runtime.cache)).expanduser()
+    place = folder_of(_folder(encoder, runtime.cache), root)
     told = _labelled(images, _told(labels, column), runtime)
     names = worded(told, template)
-    words = read_words(place if place.exists() else root / place, list(names.values()))
+    words = read_words(place, list(names.values()))
     seen = words.see(_features(encoder, images, root, runtime))
     print(name_pictures(told, list(names), words.texts, seen).spell(f"zero-shot of {_name(encoder)}"))
 

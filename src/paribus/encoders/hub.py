@@ -1,5 +1,6 @@
-"""Push a checkpoint to the Hugging Face hub, in one commit, with its model card."""
+"""Push a checkpoint to the Hugging Face hub, in one commit, with its model card; and fetch one from there."""
 
+import re
 import tempfile
 from pathlib import Path
 
@@ -97,3 +98,34 @@ def _commit(
 def _first(error: Exception) -> str:
     """The first line of what an error says."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+NAMED = re.compile(r"([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?")
+WANTED = ["*.json", "*.safetensors", "pytorch_model.bin", "*.txt", "*.model"]
+"""What of a model's repository is fetched; pickles are read without running what is in them."""
+
+
+def fetched(name: str) -> Path:
+    """The folder of a model of the hub, fetched once.
+
+    Args:
+        name: ``OWNER/NAME`` or ``OWNER/NAME@REVISION``.
+
+    Raises:
+        UserError: it is no such name, or the hub cannot be reached or does not have it.
+    """
+    named = NAMED.fullmatch(name)
+    if named is None:
+        raise UserError(f"There is no folder {name}: give a checkpoint's folder, or a model as OWNER/NAME.")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(named[1], revision=named[2], allow_patterns=WANTED, library_name="paribus")
+        )
+    except Exception as error:  # of whichever HTTP client huggingface_hub has
+        said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(
+            f"There is no folder {name}, and no model of that name can be fetched from the hub "
+            f"({said.rstrip('.')}): give the folder of a checkpoint."
+        ) from error

@@ -18,6 +18,8 @@ from paribus.data.folder import Folder, key_of
 from paribus.data.symbols import symbol_grid
 from paribus.encoders.eye import Eye, EyeAbout, Sight
 from paribus.encoders.eyes import open_eye
+from paribus.encoders.hub import fetched
+from paribus.encoders.published import PUBLISHED
 from paribus.errors import UserError
 from paribus.files import sha256, whole_file
 from paribus.progress import progress
@@ -104,17 +106,29 @@ def glance_of(weights: str, pictures: Pictures, precision: Literal["bf16", "fp32
     Raises:
         UserError: there is none.
     """
-    place = Path(weights).expanduser()
-    folder = place if place.exists() else root / weights
+    folder = folder_of(weights, root)
     files = sorted(path for path in folder.glob("*") if path.is_file() and not path.name.startswith("."))
     if not files:
         open_eye(weights, root)  # says what is wrong
+    weights = weights if weights in PUBLISHED else str(folder)
     whole = hashed()
     for path in files:
         whole.update(f"{path.name} {sha256(path)}\n".encode())
     return Glance(
         weights=weights, root=str(root), digest=whole.hexdigest(), pictures=pictures, precision=precision
     )
+
+
+def folder_of(name: str, root: Path) -> Path:
+    """Where an encoder lies: a folder, a released one by its name, or one of the hub, which is fetched.
+
+    Raises:
+        UserError: there is none.
+    """
+    place = Path(name).expanduser()
+    if place.exists():
+        return place
+    return root / name if name in PUBLISHED else fetched(name)
 
 
 def sample(count: int) -> Int[np.ndarray, " S"]:
