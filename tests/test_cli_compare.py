@@ -87,8 +87,9 @@ def write_told(folder, names):
         )
     with (folder / "labels.csv").open("w", newline="", encoding="utf-8") as handle:
         rows = csv.writer(handle)
-        rows.writerow(["file", "label"])
-        rows.writerows([name, ("china", "flower")[place % 2]] for place, name in enumerate(names))
+        rows.writerow(["file", "label", "colour"])
+        kinds = (("china", "warm"), ("flower", ""))
+        rows.writerows([name, *kinds[place % 2]] for place, name in enumerate(names))
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +169,7 @@ def test_what_is_told_stands_beside_its_picture(compared):
     for place, name in enumerate(names):
         if name in by_key:
             assert by_key[name].caption == (f"<b>piece</b> {place}, “of a photo”" if place < 40 else "")
-            assert by_key[name].label == ("china", "flower")[place % 2]
+            assert by_key[name].label == ("warm, china", "flower")[place % 2]
 
 
 def test_neighbours_are_the_nearest_in_each_encoder(compared):
@@ -186,7 +187,9 @@ def test_numbers_have_intervals(compared):
     sections = {row.section for row in got.measures}
     assert {"similarity", "symbols", "factors"} == sections
     factors = {row.task for row in got.measures if row.section == "factors"}
-    assert factors == {"colour", "texture", "layout", "meaning", "label", "all together"}
+    named = {"label", "colour (label)"}
+    assert factors | got.left_out.keys() == {"colour", "texture", "layout", "meaning", "all together"} | named
+    assert {"colour", "texture", "layout", "label"} <= factors
     assert all({"colour", "texture", "layout"} == pair.factors.keys() for pair in got.pairs)
     assert all(0 <= value <= 100 for pair in got.pairs for value in pair.factors.values())
     assert all(row.low <= row.value <= row.high for row in (*got.measures, *got.differences))

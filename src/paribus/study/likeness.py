@@ -75,7 +75,8 @@ def explain(
     if captions:
         said = meaning([captions[row] for row in sample.rows])
         factors["meaning"] = vectors_alike(said)
-    factors |= {name: told[sample.rows] for name, told in known.items()}
+    for name, told in known.items():  # a label may be called as what is measured is
+        factors[f"{name} (label)" if name in factors else name] = told[sample.rows]
     chosen = (a[sample.rows], b[sample.rows])
     try:
         found = factor_difference(*chosen, factors, seed=seed, limit=len(sample.rows))

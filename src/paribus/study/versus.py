@@ -66,7 +66,7 @@ class Versus(Stage[Comparison]):
     """Two encoders on the same pictures: how they differ, with intervals, and the pairs they disagree on."""
 
     name: ClassVar[str] = "versus"
-    version: int = 1
+    version: int = 2
     a: Glance
     b: Glance
     told: str = Field("", description="digest of captions and labels")
