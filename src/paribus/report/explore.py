@@ -199,8 +199,13 @@ def said(found: Comparison) -> list[str]:
         out.append(f"How alike the two are, from 0 to 1: {_joined(parts)} (n = {common[0].n:,})")
     steps = [d for d in found.differences if d.section == FACTORS and d.metric.startswith("standard")]
     sides: tuple[tuple[Which, int], ...] = (("a", 1), ("b", -1))
+    metrics = {d.metric for d in steps}
+    followed = {  # what neither follows cannot be followed more
+        which: {m.task for m in found.measures if m.metric in metrics and m.arm == which and m.low > 0}
+        for which, _ in sides
+    }
     for which, sign in sides:
-        clear = [d for d in steps if (d.low if sign > 0 else -d.high) > 0]
+        clear = [d for d in steps if (d.low if sign > 0 else -d.high) > 0 and d.task in followed[which]]
         clear = sorted(clear, key=lambda d: -abs(d.value))[:3]
         if clear:
             tasks = _joined([f"{d.task} (by {_plain(d)})" for d in clear])
