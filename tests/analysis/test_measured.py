@@ -246,3 +246,26 @@ def test_a_known_mix_is_recovered_within_its_intervals(measured, monkeypatch):
     for name, weight in weights.items():
         assert found.beta[name].low <= weight / spread <= found.beta[name].high, (name, found.beta)
         assert found.beta[name].high - found.beta[name].low < 0.3
+
+
+@pytest.mark.slow
+def test_intervals_hold_a_populations_truth_about_as_often_as_they_say():
+    """Measured with 300 samples a cell: 93.7 to 97.3% at 60 pictures, 96% at 150.
+
+    Of log-normal factors, whose pairs hang on few pictures, 87 to 96% and 91 to 98%.
+    """
+    rng, size, trials = np.random.default_rng(0), 800, 100
+    hidden = {"one": rng.normal(size=(size, 6)), "two": rng.normal(size=(size, 6))}
+    features = np.concatenate([hidden["one"], 0.6 * hidden["two"], 0.8 * rng.normal(size=(size, 8))], axis=1)
+    alike = {name: -np.linalg.norm(x[:, None] - x[None], axis=2) for name, x in hidden.items()}
+    truth = factor_effects(features, alike, seed=0, draws=2, limit=size)
+    hits = np.zeros(3)
+    for trial in range(trials):
+        rows = rng.choice(size, 60, replace=False)
+        chosen = {name: values[np.ix_(rows, rows)] for name, values in alike.items()}
+        found = factor_effects(features[rows], chosen, seed=trial, draws=200)
+        for place, (estimate, value) in enumerate(
+            [(found.beta[name], truth.beta[name].value) for name in hidden] + [(found.r2, truth.r2.value)]
+        ):
+            hits[place] += estimate.low <= value <= estimate.high
+    assert (hits / trials >= 0.88).all(), hits / trials
