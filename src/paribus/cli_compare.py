@@ -107,7 +107,7 @@ def compare(
 def _name(given: str) -> str:
     """What an encoder is called in the report: an arm's name, or its folder's."""
     arm = given.rpartition(":")[2] if ".yaml:" in given else given
-    return Path(arm).name or given
+    return Path(arm).name or Path(arm).expanduser().resolve().name
 
 
 def _folder(given: str, cache: Path) -> str:

@@ -182,3 +182,5 @@ def _check(features: Float32[np.ndarray, "N D"], name: str, images: Folder) -> N
             f"{name} sees what is not finite in {len(wrong):,} of {len(features):,} pictures, the first "
             f"{first}: its weights are damaged, or the precision is too low."
         )
+    if float(features.std(axis=0).max()) <= 1e-6 * float(np.abs(features).max()):
+        raise UserError(f"{name} sees the same in all {len(features):,} pictures: it has collapsed.")

@@ -51,7 +51,7 @@ class Pictures(Stage[PicturesRecord]):
     """A folder of pictures; they stay where they lie, and a change of any of them is another stage."""
 
     name: ClassVar[str] = "pictures"
-    version: int = 1
+    version: int = 2
     root: str
     listing: str = Field(description="digest of names, sizes and times")
 
@@ -67,12 +67,13 @@ class Pictures(Stage[PicturesRecord]):
         everything = Folder(Path(self.root), tuple(one.path for one in listed))
         seen = list(_looked(everything, runtime.workers))
         good = [place for place, one in enumerate(seen) if one.looks is not None]
+        different = len({seen[place].sha256 for place in good})
         record = _record([one.key for one in listed], seen)
-        if len(good) < FEWEST:
+        if different < FEWEST:
             told = "; ".join(f"{fault}: {count}" for fault, count in record.lost.items())
             raise UserError(
-                f"{self.root} has {len(good)} pictures that can be decoded ({told or 'no faults'}): "
-                f"give at least {FEWEST}."
+                f"{self.root} has {different} different pictures that can be decoded "
+                f"({told or 'no faults'}): give at least {FEWEST}."
             )
         looked = [one.looks for one in seen if one.looks is not None]
         looks = Looks(*(np.concatenate(column) for column in zip(*looked, strict=True)))

@@ -59,14 +59,14 @@ class Pairing(Config):
         if self.high is not None:
             return self.high
         pairs = pictures * (pictures - 1) / 2
-        return min(99.0, max(90.0, 100 * (1 - ENOUGH / pairs)))
+        return min(99.0, max(75.0, 100 * (1 - ENOUGH / pairs)))
 
 
 class Versus(Stage[Comparison]):
     """Two encoders on the same pictures: how they differ, with intervals, and the pairs they disagree on."""
 
     name: ClassVar[str] = "versus"
-    version: int = 2
+    version: int = 3
     a: Glance
     b: Glance
     told: str = Field("", description="digest of captions and labels")
