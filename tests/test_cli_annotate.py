@@ -48,6 +48,11 @@ def _label(run: Path, annotator: str, label, pairs: int = 6) -> None:
     store.close()
 
 
+def _heed_interrupts() -> None:
+    """A test that was started in the background inherits that interrupts are ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextlib.contextmanager
 def _process(run: Path, *argv: str):
     """The command as a person runs it, and the address it prints."""
@@ -59,7 +64,13 @@ def _process(run: Path, *argv: str):
         str(run),
         "--no-browser",
     ]
-    with subprocess.Popen([*line, *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+    with subprocess.Popen(
+        [*line, *argv],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=_heed_interrupts,
+    ) as child:
         try:
             said = child.stdout.readline()
             address = child.stdout.readline().removeprefix("Open ").strip()
