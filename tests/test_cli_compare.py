@@ -7,6 +7,7 @@ import shutil
 from functools import partial
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 import transformers as hf
@@ -211,6 +212,24 @@ def test_features_are_made_once_and_the_same_comes_again(place, compared):
     assert compare(place, "--out", place / "fewer", "--keep", "3").code == 0
     more = {path.name for path in (place / "cache" / "stages").iterdir()} - set(stages)
     assert {name.partition("-")[0] for name in more} == {"versus"}
+
+
+def test_pairs_are_a_table_too_and_thresholds_may_be_cosines(place, compared):
+    got, table = found(compared[0]), pq.read_table(compared[0] / "pairs.parquet")
+    assert json.loads(table.schema.metadata[b"counts"]) == got.mined
+    for row, pair in zip(table.to_pylist(), got.pairs, strict=True):
+        assert (row["left"], row["right"]) == (got.shown[pair.left].key, got.shown[pair.right].key)
+        assert row["rank_a"] == pair.rank["a"] and row["likeness_colour"] == pair.factors["colour"]
+    done = compare(place, "--out", place / "published", "--cosines", "0.7,0.8,0.6")
+    assert done.code == 0, done.err
+    other = found(place / "published")
+    assert other.thresholds == {"a": (0.6, 0.7), "b": (0.6, 0.8)}
+    for pair in other.pairs:
+        cold = "b" if pair.alike == "a" else "a"
+        assert pair.similarity[cold] <= 0.6 < 0.7 <= pair.similarity[pair.alike]
+    for wrong in ("0.7,0.8", "a,b,c", "0.5,0.8,0.6", "2,3,0.1"):
+        told = "give three cosines, alike to A, alike to B, not alike"
+        assert told in compare(place, "--out", place / "no", "--cosines", wrong).refused()
 
 
 def test_a_picture_more_is_another_folder(place, compared, tmp_path):

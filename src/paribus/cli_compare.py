@@ -1,15 +1,17 @@
 """The command line's part for any encoders and one's own pictures: ``paribus compare | probe | knn``."""
 
 import shlex
+import shutil
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from paribus.cli_options import make_runtime
 from paribus.errors import UserError
+from paribus.files import whole_file
 
 if TYPE_CHECKING:  # these need torch, and `paribus --help` must not wait for it
     import numpy as np
@@ -63,6 +65,13 @@ def compare(
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="the folder of the report")] = None,
     keep: Annotated[int, typer.Option(min=1, help="pairs that are shown a direction")] = 100,
+    cosines: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,LOW",
+            help="cosines instead of percentiles: alike to A, to B, not alike; 0.7,0.8,0.5",
+        ),
+    ] = None,
     precision: Annotated[
         Precision,
         typer.Option(help="bf16 is two to three times as fast, and as good as the same to a cosine"),
@@ -78,7 +87,7 @@ def compare(
     from paribus.study.glance import glance_of
     from paribus.study.pictures import pictures_of
     from paribus.study.told import column_of, read_told
-    from paribus.study.versus import Pairing, versus_of
+    from paribus.study.versus import PAIRS, Pairing, versus_of
 
     runtime = make_runtime(cache=cache, device=device, workers=workers)
     pictures = pictures_of(images.expanduser())
@@ -93,7 +102,8 @@ def compare(
     said = () if captions is None else column_of(read_told(captions, keys), "caption", captions)
     known = {} if labels is None else read_told(labels, keys)
     known.pop("caption", None)
-    versus = versus_of(glances[0], glances[1], said, known, Pairing(keep=keep))
+    pairing = Pairing(keep=keep, cosines=None if cosines is None else _cosines(cosines))
+    versus = versus_of(glances[0], glances[1], said, known, pairing)
     found = versus.run(runtime)
     typed = shlex.join(["paribus", *sys.argv[1:]])
     found = found.called(_name(a), _name(b)).model_copy(
@@ -101,7 +111,26 @@ def compare(
     )
     folder = out or Path("runs") / f"compare-{_name(a)}-{_name(b)}"
     page = write_comparison(found, versus.folder(runtime) / "pairs", folder)
+    with whole_file(folder / PAIRS) as temporary:
+        shutil.copyfile(versus.folder(runtime) / PAIRS, temporary)
     print(f"Report: {page}")
+
+
+def _cosines(given: str) -> dict[Literal["a", "b"], tuple[float, float]]:
+    """Not alike up to and alike from, of each encoder.
+
+    Raises:
+        UserError: it is not three cosines in order.
+    """
+    try:
+        a, b, low = (float(each) for each in given.split(","))
+        if not -1 <= low < min(a, b) <= max(a, b) <= 1:
+            raise ValueError
+    except ValueError as error:
+        raise UserError(
+            f"--cosines {given}: give three cosines, alike to A, alike to B, not alike: e.g. 0.7,0.8,0.5."
+        ) from error
+    return {"a": (low, a), "b": (low, b)}
 
 
 def _name(given: str) -> str:

@@ -18,7 +18,7 @@ def encoders(n: int, seed: int = 0, dtype: type = np.float64) -> tuple[np.ndarra
     return a.astype(dtype), np.concatenate([common, rng.normal(size=(n, 9))], axis=1).astype(dtype)
 
 
-def brute_force(a, b, high, low, keep, per_image, duplicate=lambda i, j: False) -> dict:
+def brute_force(a, b, high, low, keep, per_image, duplicate=lambda i, j: False, cosines=None) -> dict:
     """All pairs one by one: mid-rank percentiles, thresholds, order and greedy choice, per direction."""
     pairs = list(itertools.combinations(range(len(a)), 2))
     cosine = [
@@ -28,6 +28,7 @@ def brute_force(a, b, high, low, keep, per_image, duplicate=lambda i, j: False) 
     ordered = [sorted(c) for c in cosine]
     last = len(pairs) - 1
     bounds = [(o[int(low / 100 * last // 1)], o[int(-(-(high / 100 * last) // 1))]) for o in ordered]
+    bounds = bounds if cosines is None else [cosines["a"], cosines["b"]]
     ranks = [
         np.searchsorted(o, c, "left") + np.searchsorted(o, c, "right")
         for o, c in zip(ordered, cosine, strict=True)
@@ -82,6 +83,29 @@ def test_mining_is_brute_force(high, low, keep, per_image, block):
 
 
 @pytest.mark.parametrize("pool", [1, 5, 40])
+def test_published_thresholds_are_cosines():
+    a, b = encoders(60)
+    cosines = {"a": (0.2, 0.7), "b": (0.1, 0.6)}
+    expected = brute_force(a, b, 99, 50, 20, 3, cosines=cosines)
+    found = mine(a, b, cosines=cosines, keep=20, block=17)
+    assert expected["a"]["pairs"] and expected["b"]["pairs"]
+    for name, pairs in (("a", found.a_high), ("b", found.b_high)):
+        assert list(zip(pairs.left.tolist(), pairs.right.tolist(), strict=True)) == expected[name]["pairs"]
+        assert pairs.percentile == pytest.approx(np.array(expected[name]["percentile"]))
+    assert found.thresholds == cosines
+    with pytest.raises(UserError, match=r"cosines of b are low=0\.9, high=0\.5"):
+        mine(a, b, cosines=cosines | {"b": (0.9, 0.5)}, keep=1)
+
+
+def test_looks_that_are_known_need_no_pictures():
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (20, 20, 3), dtype=np.uint8) for _ in range(40)]
+    a, b = encoders(40)
+    found = [mine(a, b, images=given, keep=10, high=90) for given in (images, look_at(images))]
+    assert found[0].counts == found[1].counts
+    assert all(map(np.array_equal, found[0].a_high, found[1].a_high))
+
+
 def test_a_small_pool_takes_more_passes_and_finds_the_same(pool, monkeypatch):
     a, b = encoders(60)
     expected = mine(a, b, high=70.0, low=60.0, keep=40, per_image=2, block=16)

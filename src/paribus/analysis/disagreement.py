@@ -6,9 +6,9 @@ And pairs are cleaned: published lists repeat duplicates, hubs and "image not av
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -98,6 +98,7 @@ def mine(
     *,
     high: float = 99.0,
     low: float = 50.0,
+    cosines: Mapping[Literal["a", "b"], tuple[float, float]] | None = None,
     images: Iterable[Shaped[np.ndarray, "..."]] | Looks | None = None,
     keep: int,
     per_image: int = 3,
@@ -122,11 +123,15 @@ def mine(
     differ in at most ``duplicate_bits`` of 64 dHash bits *and* have nearly the same colour thumbnail, since
     a recoloured picture keeps its dHash.
 
+    With ``cosines``, (low, high) of each encoder by "a" and "b", these are the thresholds instead, as in
+    published lists (.5 and .7, .5 and .8; MMVP's .6 and .95); they favour the encoder of the wider range.
+
     Raises:
         UserError: lengths that differ, fewer than three usable images, thresholds out of order, or an
             encoder that finds all pairs equally alike.
     """
     _check(len(a), len(b), high, low, keep, per_image)
+    _check_cosines(cosines or {})
     looks = images if images is None or isinstance(images, Looks) else look_at(images)
     used = _usable(looks, len(a))
     rows = [_rows(x[used], device) for x in (a, b)]
@@ -135,6 +140,11 @@ def mine(
         _side(x, reference, low, high, name)
         for x, reference, name in zip(rows, references, "ab", strict=True)
     ]
+    if cosines is not None:
+        sides = [
+            side._replace(low=low, high=high)
+            for side, (low, high) in zip(sides, (cosines["a"], cosines["b"]), strict=True)
+        ]
     kept_looks = None if looks is None else Looks(*(column[used] for column in looks))
     choices = [_Choice(kept_looks, len(used), keep, per_image, duplicate_bits) for _ in range(2)]
     searches = [_Search(hot, choice) for hot, choice in enumerate(choices)]
@@ -409,6 +419,12 @@ def _usable(looks: Looks | None, n: int) -> Int[np.ndarray, " n"]:
     if len(used) < 3:
         raise UserError(f"Only {len(used)} of {n} images are more than one colour: give at least 3 pictures.")
     return used
+
+
+def _check_cosines(cosines: Mapping[Literal["a", "b"], tuple[float, float]]) -> None:
+    for name, (low, high) in cosines.items():
+        if not -1 <= low < high <= 1:
+            raise UserError(f"The cosines of {name} are low={low}, high={high}: give -1 <= low < high <= 1.")
 
 
 def _check(n: int, m: int, high: float, low: float, keep: int, per_image: int) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from PIL import Image
@@ -31,6 +33,7 @@ from paribus.study.pictures import PicturesRecord
 from paribus.study.stage import Stage
 from paribus.types import Config, Runtime
 
+PAIRS = "pairs.parquet"
 ENOUGH = 500
 """Pairs that an encoder finds alike, out of which those are chosen that the other does not."""
 NEAR = 3
@@ -53,6 +56,9 @@ class Pairing(Config):
         None, gt=50, lt=100, description="percentile from which a pair counts as alike; None: by the folder"
     )
     low: float = Field(50.0, ge=0, lt=100, description="percentile up to which it counts as not alike")
+    cosines: dict[Which, tuple[float, float]] | None = Field(
+        None, description="cosines instead of percentiles, not alike up to and alike from, of each encoder"
+    )
 
     def alike(self, pictures: int) -> float:
         """The percentile for so many pictures: 99, and less where that would be few pairs."""
@@ -66,7 +72,7 @@ class Versus(Stage[Comparison]):
     """Two encoders on the same pictures: how they differ, with intervals, and the pairs they disagree on."""
 
     name: ClassVar[str] = "versus"
-    version: int = 3
+    version: int = 4
     a: Glance
     b: Glance
     told: str = Field("", description="digest of captions and labels")
@@ -88,13 +94,15 @@ class Versus(Stage[Comparison]):
             keep=self.pairing.keep,
             high=self.pairing.alike(len(images)),
             low=self.pairing.low,
+            cosines=self.pairing.cosines,
             seed=self.seed,
             device=str(runtime.torch_device),
         )
         rows = [*_rows(mined.a_high), *_rows(mined.b_high)]
+        usable = np.flatnonzero(is_picture(looks))
         likeness = explain(
             images,
-            np.flatnonzero(is_picture(looks)),
+            usable,
             one["pictures"],
             two["pictures"],
             rows,
@@ -104,11 +112,12 @@ class Versus(Stage[Comparison]):
         )
         gallery = _Gallery(images, self.captions, self.labels)
         pairs = [
-            *gallery.pairs(mined.a_high, "a", len(images), likeness.pairs),
-            *gallery.pairs(mined.b_high, "b", len(images), likeness.pairs[len(mined.a_high.left) :]),
+            *gallery.pairs(mined.a_high, "a", len(usable), likeness.pairs),
+            *gallery.pairs(mined.b_high, "b", len(usable), likeness.pairs[len(mined.a_high.left) :]),
         ]
         near = gallery.near({"a": one["pictures"], "b": two["pictures"]})
         gallery.save(folder / "pairs")
+        write_pairs(gallery.shown, pairs, mined.counts, folder / PAIRS)
         measures, differences = self._numbers(one, two, likeness.effects)
         record = self.a.pictures.run(runtime)
         return Comparison(
@@ -213,6 +222,27 @@ def versus_of(
     """The stage of two encoders and what is said of the pictures."""
     told = hashlib.sha256(json.dumps([captions, labels]).encode()).hexdigest()
     return Versus(a=a, b=b, told=told, captions=captions, labels=labels, pairing=pairing)
+
+
+def write_pairs(shown: Sequence[Shown], pairs: Sequence[Pair], counts: Mapping[str, int], path: Path) -> None:
+    """Pairs as parquet: paths, who finds them alike, cosines, percentiles, ranks; counts in its metadata."""
+    rows = [
+        {
+            "left": shown[pair.left].key,
+            "right": shown[pair.right].key,
+            "alike": pair.alike,
+            **{
+                f"{name}_{which}": value
+                for name in ("similarity", "percentile", "rank")
+                for which, value in getattr(pair, name).items()
+            },
+            **{f"likeness_{name}": value for name, value in pair.factors.items()},
+        }
+        for pair in pairs
+    ]
+    table = pa.Table.from_pylist(rows).replace_schema_metadata({"counts": json.dumps(counts)})
+    with whole_file(path) as temporary:
+        pq.write_table(table, temporary)
 
 
 def _rows(pairs: Pairs) -> list[tuple[int, int]]:
