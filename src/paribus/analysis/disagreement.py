@@ -294,14 +294,23 @@ class _Search:
 def _search(sides: list[_Side], searches: list[_Search], block: int) -> None:
     """Pass over all tiles until each direction is full or has no candidates left (nearly always once)."""
     n = len(sides[0].features)
+    # Tiles made anew would leave holes between what is kept of them: gigabytes in the end.
+    places = [side.features.new_empty(min(block, n) ** 2) for side in sides]
     wanted = searches
     while wanted:
         for rows, columns in progress(list(_tiles(n, block)), label="pairs", unit="tile"):
-            tile = [side.features[rows] @ side.features[columns].T for side in sides]
+            tile = [_tile(side, rows, columns, place) for side, place in zip(sides, places, strict=True)]
             for search in wanted:
                 hot, cold = search.hot, 1 - search.hot
                 search.add(_beyond(sides[hot], sides[cold], tile[hot], tile[cold], rows.start, columns.start))
         wanted = [search for search in wanted if search.finish()]
+
+
+def _tile(side: _Side, rows: slice, columns: slice, place: Float[Tensor, " cells"]) -> Float[Tensor, "R C"]:
+    """Cosines of some rows with some columns, written to a place that is there."""
+    left, right = side.features[rows], side.features[columns].T
+    shape = (left.shape[0], right.shape[1])
+    return torch.mm(left, right, out=place[: shape[0] * shape[1]].view(shape))
 
 
 def _beyond(

@@ -9,6 +9,7 @@ from paribus.errors import UserError
 
 _CELLS = 1 << 23
 """Most similarities held at once."""
+_ROWS = 4_096
 
 
 def unit(x: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N D"]:
@@ -17,13 +18,16 @@ def unit(x: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N D"]:
     Raises:
         UserError: a row that is not finite.
     """
-    norms = np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True)
-    if not np.isfinite(norms).all():
-        row = int(np.flatnonzero(~np.isfinite(norms[:, 0]))[0])
-        raise UserError(
-            f"The features of image {row} are not finite: the encoder diverged, so train it again."
-        )
-    scaled: Float[np.ndarray, "N D"] = (x / np.where(norms > 0, norms, 1.0)).astype(x.dtype)
+    scaled: Float[np.ndarray, "N D"] = np.empty_like(x)
+    for at in range(0, len(x), _ROWS):  # in float64 the whole would take twice its memory, twice
+        part = x[at : at + _ROWS].astype(np.float64)
+        norms = np.linalg.norm(part, axis=1, keepdims=True)
+        if not np.isfinite(norms).all():
+            row = at + int(np.flatnonzero(~np.isfinite(norms[:, 0]))[0])
+            raise UserError(
+                f"The features of image {row} are not finite: the encoder diverged, so train it again."
+            )
+        scaled[at : at + _ROWS] = part / np.where(norms > 0, norms, 1.0)
     return scaled
 
 
