@@ -22,6 +22,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/supervision.py
 	$(BIN)/python benchmarks/vlm.py
 	$(BIN)/python benchmarks/extract.py
+	$(BIN)/python benchmarks/mining.py
 
 setup: $(VENV)/.installed-dev $(VENV)/.npm
 
