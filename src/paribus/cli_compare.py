@@ -1,4 +1,4 @@
-"""The command line's part for any encoders and one's own pictures: ``paribus compare | probe | knn | zeroshot``."""
+"""The command line's part for any encoders and one's own pictures: compare, probe, knn and zeroshot."""
 
 import shlex
 import shutil
