@@ -27,6 +27,8 @@ class Listed(NamedTuple):
     path: bytes
     bytes: int
     mtime: int
+    ctime: int
+    """When the system last changed anything of it, which no program can set."""
 
     @property
     def key(self) -> str:
@@ -54,7 +56,8 @@ def list_pictures(root: Path) -> list[Listed]:
             path = os.path.join(folder, name)  # noqa: PTH118 - bytes, since names need not be UTF-8
             if not name.startswith(b".") and name.lower().endswith(_ENDS) and os.path.isfile(path):  # noqa: PTH113
                 stat = os.stat(path)  # noqa: PTH116
-                found.append(Listed(os.path.relpath(path, os.fsencode(root)), stat.st_size, stat.st_mtime_ns))
+                name = os.path.relpath(path, os.fsencode(root))
+                found.append(Listed(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
     if not found:
         raise UserError(f"There is no picture in {root}: give a folder with {', '.join(SUFFIXES)} files.")
     return sorted(found)
@@ -67,7 +70,7 @@ def listing_digest(listed: Sequence[Listed]) -> str:
     """SHA-256 over names, sizes and times: what tells that a folder has changed, without reading it."""
     whole = hashlib.sha256()
     for one in listed:
-        whole.update(f"{len(one.path)} {one.bytes} {one.mtime} ".encode() + one.path)
+        whole.update(f"{len(one.path)} {one.bytes} {one.mtime} {one.ctime} ".encode() + one.path)
     return whole.hexdigest()
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -72,7 +73,7 @@ class Versus(Stage[Comparison]):
     """Two encoders on the same pictures: how they differ, with intervals, and the pairs they disagree on."""
 
     name: ClassVar[str] = "versus"
-    version: int = 4
+    version: int = 5
     a: Glance
     b: Glance
     told: str = Field("", description="digest of captions and labels")
@@ -298,7 +299,8 @@ class _Gallery:
             likeness,
             strict=False,  # likeness goes on with other pairs
         ):
-            ranks = [max(1, round(total * (1 - each / 100))) for each in percentile]
+            # A percentile is a mid-rank, half a pair below the rank from above.
+            ranks = [max(1, math.floor(total * (1 - each / 100) + 0.5 + 1e-6)) for each in percentile]
             yield Pair(
                 left=self.place(left),
                 right=self.place(right),
