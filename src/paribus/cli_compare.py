@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # these need torch, and `paribus --help` must not wait for it
     import numpy as np
     from numpy.typing import NDArray
 
+    from paribus.study.pictures import Pictures
     from paribus.types import Runtime
 
 EncoderName = Annotated[
@@ -206,14 +207,16 @@ def zeroshot(
     """Print how often an encoder's own text tower names a picture's label; nothing is learnt."""
     from paribus.encoders.words import read_words
     from paribus.study.glance import folder_of
+    from paribus.study.pictures import pictures_of
     from paribus.study.single import name_pictures, worded
 
     runtime = make_runtime(cache=cache, device=device, workers=workers)
     place = folder_of(_folder(encoder, runtime.cache), root)
-    told = _labelled(images, _told(labels, column), runtime)
+    pictures = pictures_of(images.expanduser())
+    told = _labelled(pictures, _told(labels, column), runtime)
     names = worded(told, template)
     words = read_words(place, list(names.values()))
-    seen = words.see(_features(encoder, images, root, runtime))
+    seen = words.see(_features(encoder, pictures, root, runtime))
     print(name_pictures(told, list(names), words.texts, seen).spell(f"zero-shot of {_name(encoder)}"))
 
 
@@ -225,23 +228,20 @@ def _told(labels: Path | None, column: str) -> Table:
     return None if labels is None else (labels, column)
 
 
-def _labelled(images: Path, table: Table, runtime: "Runtime") -> tuple[str, ...]:
+def _labelled(pictures: "Pictures", table: Table, runtime: "Runtime") -> tuple[str, ...]:
     """A label for each picture that can be decoded, empty for none."""
-    from paribus.study.pictures import pictures_of
     from paribus.study.told import column_of, folders_of, read_told
 
-    pictures = pictures_of(images.expanduser())
     pictures.run(runtime)
     keys = pictures.open(runtime).keys
     return folders_of(keys) if table is None else column_of(read_told(table[0], keys), table[1], table[0])
 
 
-def _features(encoder: str, images: Path, root: Path, runtime: "Runtime") -> "NDArray[np.float32]":
+def _features(encoder: str, pictures: "Pictures", root: Path, runtime: "Runtime") -> "NDArray[np.float32]":
     """What an encoder sees in each of them."""
     from paribus.study.glance import glance_of
-    from paribus.study.pictures import pictures_of
 
-    glance = glance_of(_folder(encoder, runtime.cache), pictures_of(images.expanduser()), "bf16", root)
+    glance = glance_of(_folder(encoder, runtime.cache), pictures, "bf16", root)
     glance.run(runtime)
     return glance.open(runtime)["pictures"]
 
@@ -250,7 +250,8 @@ def _single(how: str, encoder: str, images: Path, table: Table, root: Path, runt
     from paribus.study.pictures import pictures_of
     from paribus.study.single import single, split_labels
 
-    told = _labelled(images, table, runtime)
-    split = split_labels(told, pictures_of(images.expanduser()).contents(runtime), seed=0)
-    features = _features(encoder, images, root, runtime)
+    pictures = pictures_of(images.expanduser())  # listed once: a file may arrive meanwhile
+    told = _labelled(pictures, table, runtime)
+    split = split_labels(told, pictures.contents(runtime), seed=0)
+    features = _features(encoder, pictures, root, runtime)
     return single(how, features, split, device=str(runtime.torch_device)).spell(f"{how} of {_name(encoder)}")
