@@ -329,7 +329,7 @@ def test_a_mix_that_was_mended_is_read_again(ran, tmp_path):
     mix = tmp_path / "llava" / "mix.json"
     mix.write_text(json.dumps(GOOD), encoding="utf-8")
     again = paribus(tmp_path, *line)
-    assert f"{mix} has changed since it was read: reading it again." in again.err, again.err
+    assert f"{mix} has changed since the last run: reading again." in again.err, again.err
     assert "Nothing was left out." in again.out
     third = paribus(tmp_path, *line)
     assert third.out == again.out and "again" not in third.err
@@ -341,7 +341,7 @@ def test_a_mix_that_was_mended_is_read_again(ran, tmp_path):
             more = ("--runs", ran / "runs") if command == "run" else ()
             words = (command,) if command == "run" else command
             refused = paribus(tmp_path, *words, ran / "tiny.yaml", *places(ran), *more).refused()
-            assert f"{trained} is not what it was when align-" in refused
+            assert f"{trained} has changed since align-" in refused
     finally:
         trained.write_text(before, encoding="utf-8")
 
@@ -352,7 +352,7 @@ def test_a_benchmark_that_has_changed_is_another(ran):
     write_parquet(path, questions(39))
     try:
         refused = paribus(ran, "run", ran / "tiny.yaml", *places(ran), "--runs", ran / "runs").refused()
-        assert f"{path} is not what it was when answer-" in refused
+        assert f"{path} has changed since answer-" in refused
     finally:
         path.write_bytes(before)
 

@@ -66,7 +66,7 @@ def check(
         )
     asked = {overlap.questions.address(): overlap.questions for overlap in found}
     for changed in renew([*mixes.values(), *asked.values()], runtime, (Overlap.name,)):
-        print(f"{changed} has changed since it was read: reading it again.", file=sys.stderr)
+        print(f"{changed} since the last run: reading again.", file=sys.stderr)
     for mix in mixes.values():  # all of them before any picture is compared, which takes longer
         _tell(mix, runtime)
     for overlap in found:

@@ -155,8 +155,10 @@ def test_a_model_with_a_language_model_of_its_own_has_its_curve(run, tmp_path):
     study, _, _ = run
     own = {"encoders": ("clip",), "because": "longer", "change": {"language.context": 300}}
     changed = study.model_copy(update={"vlms": {"small": Seer(**own)}})
-    names = [name for name, _ in _languages(changed.branches())]
+    names = [name for name, _ in _languages(changed.branches(), changed.vlms)]
     assert names == ["all arms", "small"]
+    only = [branch for branch in changed.branches() if branch.name == "small"]  # the others' is published
+    assert [name for name, _ in _languages(only, changed.vlms)] == ["small"]
 
 
 def test_a_long_curve_is_thinned_by_means(run, finished):

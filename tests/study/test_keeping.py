@@ -92,7 +92,7 @@ def test_an_undeclared_number_of_pictures_keeps_nothing(monkeypatch, tmp_path):
 
 def test_what_is_there_already_costs_nothing_but_reading(monkeypatch, tmp_path):
     _, before, _ = decided(monkeypatch, tmp_path, "language_models")
-    monkeypatch.setattr(Seen, "cached", lambda stage, runtime: object())
+    monkeypatch.setattr(Seen, "stored_config", lambda stage, runtime: {})
     _, choices, _ = decided(monkeypatch, tmp_path, "language_models", 0.0)
     for address, choice in choices.items():
         looking = choice.pictures * choice.again / choice.looks

@@ -1,16 +1,22 @@
 """Files that lie outside of the cache: what is noticed when they change, and what is lost with it."""
 
 import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 from filelock import FileLock
 from pydantic import Field
+from vqa.published import jpeg, mmvp, pope
 
 from paribus.errors import UserError
-from paribus.study.sources import Stamp, differing, renew, stamped
+from paribus.study import sources
+from paribus.study import stage as stage_module
+from paribus.study.sources import Stamp, beside, differing, renew, rewritten, stamped
 from paribus.study.stage import BEGUN, CHECKPOINTS, LOCK, RECORD, Stage
+from paribus.study.talks import Published
 from paribus.types import Config, Runtime
 from study import leftovers
 
@@ -83,9 +89,43 @@ def test_a_file_is_another_if_its_bytes_are(tmp_path):
     assert differing(before, lambda: paths) == ""
     for text in ("two", "longer"):
         paths[1].write_text(text)
-        assert differing(before, lambda: paths) == str(paths[1])
-    assert differing(before, lambda: paths[:1]) == str(paths[1]), "it is gone"
-    assert differing(before, lambda: [*paths, tmp_path / "0"]) == str(tmp_path / "0"), "it is new"
+        assert differing(before, lambda: paths) == f"{paths[1]} has changed"
+    assert differing(before, lambda: paths[:1]) == f"b, beside {paths[0]}, is gone"
+    assert differing(before, lambda: [*paths, tmp_path / "0"]) == f"{tmp_path / '0'} is new"
+
+
+def test_files_that_moved_are_the_same(tmp_path, monkeypatch):
+    for place in ("home/one", "home/two"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "a.json").write_text(place)
+    before = stamped((tmp_path / "home").rglob("*.json"))
+    assert list(before) == ["one/a.json", "two/a.json"]
+    shutil.copytree(tmp_path / "home", tmp_path / "elsewhere")
+    (tmp_path / "link").symlink_to("elsewhere")
+    monkeypatch.chdir(tmp_path)
+    for home in (tmp_path / "elsewhere", tmp_path / "link", Path("elsewhere"), tmp_path / "x/../home"):
+        assert differing(before, lambda home=home: sorted(home.rglob("*.json"))) == ""
+    (tmp_path / "elsewhere/two/a.json").write_text("another")
+    assert differing(before, lambda: Path("elsewhere").rglob("*.json")) == "elsewhere/two/a.json has changed"
+
+
+def test_pictures_beside_tables_are_compared_where_they_are(tmp_path):
+    table, near, far = tmp_path / "t" / "q.csv", tmp_path / "t" / "p" / "1.jpg", tmp_path / "coco.jpg"
+    for path in (table, near, far):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(path.name)
+    before = beside([table], {far, near})
+    assert set(before) == {"p/1.jpg", far.as_posix()}
+    assert rewritten(before, lambda: [table]) == rewritten(before, list) == ""
+    shutil.copytree(tmp_path / "t", tmp_path / "moved")
+    moved = tmp_path / "moved" / "q.csv"
+    assert rewritten(before, lambda: [moved]) == ""
+    (moved.parent / "p" / "1.jpg").write_text("2.jpg")
+    assert rewritten(before, lambda: [moved]) == f"{moved.parent / 'p' / '1.jpg'} has changed"
+    assert rewritten(before, lambda: [table]) == ""
+    near.unlink()
+    far.write_text("another")
+    assert rewritten(before, lambda: [table]) == f"{far} has changed", "and what is gone is kept"
 
 
 def test_nothing_differs_where_nothing_is(tmp_path):
@@ -95,7 +135,20 @@ def test_nothing_differs_where_nothing_is(tmp_path):
     def refused():
         raise UserError("There is no such folder.")
 
-    assert differing(before, refused) == differing(before, list) == ""
+    def forbidden():
+        raise PermissionError(13, "Permission denied")
+
+    for find in (refused, forbidden, list):
+        assert differing(before, find) == rewritten(before, find) == ""
+
+
+def test_a_file_that_is_there_and_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "a").write_text("one")
+    before = stamped([tmp_path / "a"])
+    (tmp_path / "a").unlink()
+    (tmp_path / "a").symlink_to("a")
+    with pytest.raises(UserError, match=r"a cannot be read .*: mend that"):
+        differing(before, lambda: [tmp_path / "a"])
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
@@ -109,7 +162,7 @@ def test_what_has_changed_is_read_again_and_what_tells_of_it_told_again(place):
     tell.run(runtime)
     assert forgotten(read, runtime) == []
     file.write_text("two")
-    assert forgotten(read, runtime) == [str(file)]
+    assert forgotten(read, runtime) == [f"{file} has changed"]
     assert tell.run(runtime).text == "TWO" and read.run(runtime).text == "two"
     assert not leftovers(runtime.cache)
 
@@ -121,7 +174,7 @@ def test_what_something_was_made_of_is_kept(place):
     other.run(runtime)
     shout.run(runtime)
     file.write_text("two")
-    with pytest.raises(UserError, match=rf"a.txt is not what it was when {shout.address()} began with it"):
+    with pytest.raises(UserError, match=rf"a.txt has changed since {shout.address()} began with"):
         forgotten(read, runtime)
     assert shout.run(runtime).text == "ONE"
     file.unlink()  # a finished study is looked at elsewhere
@@ -143,7 +196,7 @@ def test_what_was_begun_counts_if_it_would_go_on(place, going):
         with pytest.raises(UserError, match=shout.address()):
             forgotten(read, runtime)
     else:
-        assert forgotten(read, runtime) == [str(file)]
+        assert forgotten(read, runtime) == [f"{file} has changed"]
     assert not (read.folder(runtime) / BEGUN).exists(), "done, or forgotten"
 
 
@@ -155,9 +208,12 @@ def test_what_another_run_works_on_is_left_alone(place):
         forgotten(read, runtime)
     shout.folder(runtime).mkdir()
     (shout.folder(runtime) / BEGUN).write_text(json.dumps({"stage": "shout", "config": shout.identity()}))
-    with FileLock(shout.folder(runtime) / LOCK), pytest.raises(UserError, match=f"when {shout.address()}"):
+    with (
+        FileLock(shout.folder(runtime) / LOCK),
+        pytest.raises(UserError, match=f"since {shout.address()} began"),
+    ):
         forgotten(read, runtime)
-    assert forgotten(read, runtime) == [str(file)]
+    assert forgotten(read, runtime) == [f"{file} has changed"]
 
 
 def test_folders_that_say_nothing_are_left_alone(place):
@@ -167,5 +223,88 @@ def test_folders_that_say_nothing_are_left_alone(place):
     (runtime.cache / "stages" / "damaged" / RECORD).write_text("{")
     (runtime.cache / "stages" / "odd" / RECORD).write_text("[]")
     file.write_text("two")
-    assert forgotten(read, runtime) == [str(file)]
-    assert sorted(path.name for path in (runtime.cache / "stages").iterdir()) == ["damaged", "empty", "odd"]
+    assert forgotten(read, runtime) == [f"{file} has changed"]
+    assert (runtime.cache / "stages" / "damaged" / RECORD).exists()
+
+
+class Killed(BaseException):
+    """What no code catches."""
+
+
+def test_a_kill_while_it_is_forgotten_leaves_a_stage_that_is_not_done(place, monkeypatch):
+    file, read, runtime = place
+    (read.folder(runtime) / "made").mkdir()
+    file.write_text("two")
+
+    def killed(path):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sources, "remove", killed)
+        with pytest.raises(Killed):
+            forgotten(read, runtime)
+    assert read.cached(runtime) is None and forgotten(read, runtime) == []
+    assert read.run(runtime).text == "two"
+
+
+def test_a_stage_whose_folder_is_a_link_is_emptied_behind_it(place):
+    file, read, runtime = place
+    folder, elsewhere = read.folder(runtime), runtime.cache / "elsewhere"
+    folder.rename(elsewhere)
+    folder.symlink_to(elsewhere)
+    (elsewhere / "kept").mkdir()
+    (elsewhere / "link").symlink_to(file.parent)
+    file.write_text("two")
+    assert forgotten(read, runtime) == [f"{file} has changed"]
+    assert folder.is_symlink() and [path.name for path in elsewhere.iterdir()] == [LOCK] and file.exists()
+    assert read.run(runtime).text == "two"
+
+
+def test_a_record_that_is_forgotten_as_it_is_read_is_no_damage(place, monkeypatch):
+    _, read, runtime = place
+    path = read.folder(runtime) / RECORD
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"files": {"made": "0"}}))
+    intact = stage_module._intact
+
+    def forgetting(*about):
+        path.unlink()
+        return intact(*about)
+
+    monkeypatch.setattr(stage_module, "_intact", forgetting)
+    assert read.cached(runtime) is None
+
+
+def test_runs_that_begin_together_do_not_trip_over_each_other(place):
+    file, read, runtime = place
+    tell = Tell(below=(read,))
+    for turn in range(10):
+        tell.run(runtime)
+        file.write_text(f"turn {turn}")
+
+        def begin(_):
+            found = forgotten(read, runtime)
+            return found, tell.run(runtime).text
+
+        with ThreadPoolExecutor(4) as pool:
+            done = list(pool.map(begin, range(4)))
+        assert {text for _, text in done} == {f"TURN {turn}"}
+        assert sum(map(len, (found for found, _ in done))) == 1
+
+
+@pytest.mark.parametrize(
+    ("layout", "picture", "other"),
+    [
+        (pope, "val2014/COCO_val2014_000000000000.jpg", "val2014/never_asked.jpg"),
+        (mmvp, "MMVP Images/3.jpg", "MMVP Images/99.jpg"),
+    ],
+)
+def test_a_benchmarks_pictures_are_noticed_too(tmp_path, layout, picture, other):
+    stage = Published(config=layout(tmp_path))
+    runtime = Runtime(cache=tmp_path / "cache")
+    before = stage.run(runtime)
+    (tmp_path / other).write_bytes(jpeg(7))
+    assert list(renew([stage], runtime, ())) == []
+    (tmp_path / picture).write_bytes(jpeg(7))
+    assert list(renew([stage], runtime, ())) == [f"{tmp_path / picture} has changed"]
+    assert stage.run(runtime).digest != before.digest

@@ -135,7 +135,7 @@ def test_a_study_goes_on_only_with_the_encoder_that_it_began_with(asked):
     weights = Path(study.published["elsewhere"].weights) / "model.safetensors"
     before = weights.read_bytes()
     weights.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
-    with pytest.raises(UserError, match=r"model\.safetensors is not what it was when align-"):
+    with pytest.raises(UserError, match=r"model\.safetensors has changed since align-"):
         execute(study, runtime, lambda line: None)
     weights.write_bytes(before)
     said = []

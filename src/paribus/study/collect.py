@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+from collections.abc import Collection
 from typing import TypeVar
 
 import numpy as np
@@ -367,21 +368,19 @@ def _curves(study: Study, branches: list[Branch], runtime: Runtime) -> list[Curv
             instruct = branch.answers[0].vlm
             curves += _series(branch.name, branch.seed, "align", instruct.align.history(runtime))
             curves += _series(branch.name, branch.seed, "instruct", instruct.history(runtime))
-    for name, language in _languages(branches):
+    for name, language in _languages(branches, study.vlms):
         curves += _series(name, language.seed, "language", language.history(runtime))
     return curves
 
 
-def _languages(branches: list[Branch]) -> list[tuple[str, Language]]:
-    """The language models that the study trained: a seed's first is all arms', any other a model's own."""
+def _languages(branches: list[Branch], further: Collection[str]) -> list[tuple[str, Language]]:
+    """The language models that the study trained: all arms', and what further models have of their own."""
     taught: dict[str, tuple[str, Language]] = {}
-    seeds: set[int] = set()
     for branch in branches:
         language = branch.answers[0].vlm.align.language if branch.answers else None
         if isinstance(language, Language):
-            own = branch.name if language.seed in seeds else "all arms"
+            own = branch.name if branch.name in further else "all arms"
             taught.setdefault(language.address(), (own, language))
-            seeds.add(language.seed)
     return list(taught.values())
 
 

@@ -140,7 +140,7 @@ class PublishedLanguage(Stage[ReadRecord]):
 
     name: ClassVar[str] = "language"
     kind: Literal["published"] = "published"
-    version: int = 2
+    version: int = 3
     config: PretrainedLanguageConfig
 
     def check(self, runtime: Runtime) -> None:
@@ -156,7 +156,7 @@ class PublishedLanguage(Stage[ReadRecord]):
         return ReadRecord(digest=digest_of_weights(weights), files=stamped(parts(weights)))
 
     def outdated(self, runtime: Runtime) -> str:
-        """One of its files, if its folder is at hand."""
+        """Of its files, if its folder is at hand."""
         record = self.cached(runtime)
         return "" if record is None else differing(record.files, lambda: parts(self._folder(runtime)))
 

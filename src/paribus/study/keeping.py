@@ -108,7 +108,7 @@ def choose(ends: Sequence[AnyStage], runtime: Runtime, rate: float) -> dict[str,
             seen = lesson.seen()
             found.setdefault(seen.address(), (seen, []))[1].append(lesson)
     choices = {
-        address: _choice(seen, some, rate, before, made=seen.cached(runtime) is not None)
+        address: _choice(seen, some, rate, before, made=seen.stored_config(runtime) is not None)
         for address, (seen, some) in found.items()
     }
     room, settled = SHARE * free(runtime.cache), {}

@@ -37,7 +37,7 @@ def execute(study: Study, runtime: Runtime, say: Say) -> bool:
         # What needs no training comes first, so that what is missing shows before days of work.
         stages = sorted(walk(_graph(study, runtime, share.first)), key=_rests_on_training)
         for changed in renew(stages, runtime, (Overlap.name,)) if share.first else ():
-            say(f"{changed} has changed since it was read: reading it again")
+            say(f"{changed} since the last run: reading again")
         waiting = [stage for stage in stages if agreed(share.first and stage.cached(runtime) is None)]
         tell = say if share.first else _silent
         tell(f"{len(stages)} stages, {len(stages) - len(waiting)} of them done")

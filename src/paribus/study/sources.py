@@ -4,19 +4,23 @@ A stage's address names such files by path, so that a finished study can be look
 was read is therefore written down, and compared before a study goes on.
 """
 
+import contextlib
 import json
-import shutil
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 from pydantic import Field
 
 from paribus.errors import UserError
-from paribus.files import sha256
+from paribus.files import disk_errors, remove, sha256
 from paribus.study.stage import BEGUN, CHECKPOINTS, LOCK, RECORD, AnyStage
 from paribus.types import Config, Runtime
+
+RENEWING = ".sources.lock"
+"""Under the cache: held by a run that forgets what was read."""
 
 
 class Stamp(Config):
@@ -26,17 +30,12 @@ class Stamp(Config):
     mtime: int = Field(description="when it was last written, in nanoseconds; if equal, nothing is compared")
     sha256: str
 
-
-def stamped(paths: Iterable[Path]) -> dict[str, Stamp]:
-    """What files are like now, by path.
-
-    Raises:
-        UserError: one cannot be read.
-    """
-    try:
-        return {str(path): _stamp(path) for path in paths}
-    except OSError as error:
-        raise UserError(f"{error.filename} cannot be read ({error.strerror}): mend that.") from error
+    def differs(self, path: Path) -> bool:
+        """Whether a file is another than it was."""
+        stat = path.stat()
+        if stat.st_size != self.bytes:
+            return True
+        return stat.st_mtime_ns != self.mtime and sha256(path) != self.sha256
 
 
 def _stamp(path: Path) -> Stamp:
@@ -44,37 +43,95 @@ def _stamp(path: Path) -> Stamp:
     return Stamp(bytes=stat.st_size, mtime=stat.st_mtime_ns, sha256=sha256(path))
 
 
+T = TypeVar("T")
+
+
+def _told(path: Path, look: Callable[[Path], T]) -> T:
+    """What is seen in a file; one that cannot be read is named."""
+    try:
+        return look(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): mend that.") from error
+
+
+def stamped(paths: Iterable[Path]) -> dict[str, Stamp]:
+    """What files are like now, by their paths below the folder that holds them all.
+
+    Raises:
+        UserError: one cannot be read.
+    """
+    return {name: _told(path, _stamp) for name, path in _named(paths).items()}
+
+
 def differing(before: Mapping[str, Stamp], find: Callable[[], Iterable[Path]]) -> str:
-    """The first of some files that is another now, is new or is gone; empty if there is none.
+    """The first of some files that is another now, is new or is gone: "FILE has changed"; empty if none is.
+
+    Wherever their folder lies now: a cache or a home that moved changes nothing.
 
     Args:
         before: what they were like.
         find: where they are now; if it finds nothing, nothing differs: a finished study does without them.
 
     Raises:
-        UserError: one cannot be read.
+        UserError: one is there and cannot be read.
     """
     try:
-        now = {str(path): path for path in find()}
-    except UserError:
+        now = _named(find())
+    except (UserError, OSError):  # not there, or in a place that may not be entered
         return ""
-    strange = before.keys() ^ now.keys()
-    other = (name for name, stamp in before.items() if name in now and _differs(stamp, now[name]))
+    if not now:
+        return ""
+    for name in sorted(before.keys() | now.keys()):
+        if name not in now:
+            return f"{name}, beside {next(iter(now.values()))}, is gone"
+        if name not in before:
+            return f"{now[name]} is new"
+        if _told(now[name], before[name].differs):
+            return f"{now[name]} has changed"
+    return ""
+
+
+def beside(tables: Sequence[Path], pictures: Iterable[Path]) -> dict[str, Stamp]:
+    """What the pictures that tables name are like, by their paths below the tables' folder where they are.
+
+    Raises:
+        UserError: one cannot be read.
+    """
+    home = _home(tables)
+    names = {path: path.relative_to(home) if path.is_relative_to(home) else path for path in pictures}
+    return {name.as_posix(): _told(path, _stamp) for path, name in sorted(names.items())}
+
+
+def rewritten(before: Mapping[str, Stamp], find: Callable[[], Sequence[Path]]) -> str:
+    """The first picture that is another than it was: "FILE has changed"; empty if none is at hand.
+
+    Args:
+        before: what they were like; see ``beside``.
+        find: where the tables are now.
+    """
     try:
-        return (min(strange) if strange else next(other, "")) if now else ""
-    except OSError as error:
-        raise UserError(f"{error.filename} cannot be read ({error.strerror}): mend that.") from error
+        tables = find()
+    except (UserError, OSError):
+        return ""
+    paths = {_home(tables) / name: stamp for name, stamp in before.items()} if tables else {}
+    for path, stamp in paths.items():
+        with contextlib.suppress(OSError):  # gone, or not to be read: nothing says that it is another
+            if stamp.differs(path):
+                return f"{path} has changed"
+    return ""
 
 
-def _differs(before: Stamp, path: Path) -> bool:
-    stat = path.stat()
-    if stat.st_size != before.bytes:
-        return True
-    return stat.st_mtime_ns != before.mtime and sha256(path) != before.sha256
+def _named(paths: Iterable[Path]) -> dict[str, Path]:
+    found = list(paths)
+    return {path.relative_to(_home(found)).as_posix(): path for path in found}
+
+
+def _home(paths: Sequence[Path]) -> Path:
+    return Path(os.path.commonpath([path.parent for path in paths]))
 
 
 def renew(stages: Sequence[AnyStage], runtime: Runtime, telling: Sequence[str]) -> Iterator[str]:
-    """Forget what was read from files that have changed, so that they are read again; say which ones.
+    """Forget what was read from files that have changed, so that they are read again; say what has.
 
     Args:
         stages: whose files are looked at, if they are done.
@@ -82,29 +139,45 @@ def renew(stages: Sequence[AnyStage], runtime: Runtime, telling: Sequence[str]) 
         telling: names of stages that only tell of what was read: they are forgotten with it.
 
     Raises:
-        UserError: something else was made of what the files were.
+        UserError: something else was made of what the files were, or another run is at work on it.
     """
     for stage in stages:
-        changed = stage.outdated(runtime)
-        if not changed:
+        if not stage.outdated(runtime):
             continue
-        made = list(_made_of(stage, runtime))
-        lasting = [path.name for path, name in made if name not in telling]
-        if lasting:
-            more = f" and {len(lasting) - 1} more" if len(lasting) > 1 else ""
-            raise UserError(
-                f"{changed} is not what it was when {lasting[0]}{more} began with it: put the old one back, "
-                f"or give the new one a name of its own in the study (all in {runtime.cache / 'stages'})."
-            )
-        for path in (*(path for path, _ in made), stage.folder(runtime)):
-            _remove(path)
-        yield changed
+        with disk_errors(runtime.cache), FileLock(runtime.cache / RENEWING):
+            changed = stage.outdated(runtime)  # another run may have begun as this one did
+            if changed:
+                _renew(stage, runtime, telling, changed)
+        if changed:
+            yield changed
 
 
-def _remove(folder: Path) -> None:
-    if _at_work(folder):
-        raise UserError(f"Another run is working on {folder}: wait until it is done.")
-    shutil.rmtree(folder)
+def _renew(stage: AnyStage, runtime: Runtime, telling: Sequence[str], changed: str) -> None:
+    made = list(_made_of(stage, runtime))
+    lasting = [path.name for path, name in made if name not in telling]
+    if lasting:
+        more = f" and {len(lasting) - 1} more" if len(lasting) > 1 else ""
+        raise UserError(
+            f"{changed} since {lasting[0]}{more} began with what was there: put that back, or give what is "
+            f"there now a name of its own in the study (all in {runtime.cache / 'stages'})."
+        )
+    for path in (*(path for path, _ in made), stage.folder(runtime)):
+        _forget(path)
+
+
+def _forget(folder: Path) -> None:
+    """Empty a stage's folder: the record first, so that a kill leaves a stage that is not done.
+
+    The lock stays: another run may be waiting for it.
+    """
+    try:
+        with disk_errors(folder), FileLock(folder / LOCK, timeout=0):
+            (folder / RECORD).unlink(missing_ok=True)
+            for path in sorted(folder.iterdir()):
+                if path.name != LOCK:
+                    remove(path)
+    except Timeout:
+        raise UserError(f"Another run is working on {folder}: wait until it is done.") from None
 
 
 def _at_work(folder: Path) -> bool:

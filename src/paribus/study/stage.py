@@ -60,7 +60,7 @@ class Stage(BaseModel, Generic[R]):
         del runtime
 
     def outdated(self, runtime: Runtime) -> str:
-        """A file outside that it was made from and that is another now; empty if there is none."""
+        """What has changed of the files outside that it was made from, as a clause; empty if nothing has."""
         del runtime
         return ""
 
@@ -119,6 +119,8 @@ class Stage(BaseModel, Generic[R]):
         files: dict[str, str] = stored["files"]
         for name, digest in files.items():
             if not _intact(folder / name, digest):
+                if self._stored(runtime) != stored:  # another run forgets it just now, or has made it anew
+                    return self.cached(runtime)
                 raise UserError(
                     f"{folder / name} is damaged or missing: delete {folder} and run again to make it anew."
                 )
@@ -187,7 +189,7 @@ class Stage(BaseModel, Generic[R]):
             files = {str(path): sha256(folder / path) for path in _kept(folder)}
             write_json(folder / RECORD, told | {"record": record.model_dump(mode="json"), "files": files})
             shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-            (folder / BEGUN).unlink()
+            (folder / BEGUN).unlink(missing_ok=True)
 
     def _made(self, folder: Path, runtime: Runtime) -> R:
         """The record, computed now."""

@@ -297,13 +297,13 @@ class PublishedRecord(Config):
 class PublishedEncoder(Stage[PublishedRecord]):
     """An encoder that was trained elsewhere; its weights stay where they are.
 
-    Its folder is its name. What was found there is no part of its address, so that what was taught with it
-    can be looked at where the folder is not.
+    Its folder is its name. What was found there is no part of its address, so that what was taught with one
+    whose config is known (``published_encoder``) can be looked at where the folder is not.
     """
 
     name: ClassVar[str] = "encoder"
     kind: Literal["published"] = "published"
-    version: int = 2
+    version: int = 3
     weights: str
     encoder: EncoderConfig
 
@@ -320,7 +320,7 @@ class PublishedEncoder(Stage[PublishedRecord]):
         return PublishedRecord(end=weights_digest(self.open(runtime)), files=files)
 
     def outdated(self, runtime: Runtime) -> str:
-        """One of its files, if its folder is at hand."""
+        """Of its files, if its folder is at hand."""
         record = self.cached(runtime)
         return "" if record is None else differing(record.files, lambda: _files_of(self.weights))
 
@@ -340,7 +340,10 @@ class PublishedEncoder(Stage[PublishedRecord]):
 
 
 def _files_of(weights: str) -> list[Path]:
-    return sorted(path for path in Path(weights).expanduser().glob("*") if path.is_file())
+    """What a folder's encoder may be read from; not its README, or what a file manager left there."""
+    folder = Path(weights).expanduser()
+    found = (path for end in ("json", "safetensors", "bin") for path in folder.glob(f"[!.]*.{end}"))
+    return sorted(path for path in found if path.is_file())
 
 
 def published_encoder(weights: str) -> PublishedEncoder:

@@ -1,7 +1,6 @@
 """The stages that make conversations ready: what a language model with eyes is taught from, and asked."""
 
 import hashlib
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -10,13 +9,15 @@ from pydantic import Field
 
 from paribus.data.conversations import Conversations, ConversationsConfig, MixMeta, build_mix, read_meta
 from paribus.data.llava import find_files, local_home
+from paribus.files import remove
 from paribus.study.corpora import AnyCorpus, Corpus, fetched_art
-from paribus.study.sources import Stamp, differing, stamped
+from paribus.study.sources import Stamp, beside, differing, rewritten, stamped
 from paribus.study.stage import Stage
 from paribus.types import Config, Runtime, Source
 from paribus.vqa import glyphqa, store
 from paribus.vqa.benchmark import Asked, Benchmark
 from paribus.vqa.questions import Split
+from paribus.vqa.records import opened
 from paribus.vqa.registry import AnyBenchmark
 
 
@@ -69,6 +70,7 @@ class PublishedRecord(Config):
     questions: int
     digest: str
     files: dict[str, Stamp] = Field(description="that they were read from")
+    pictures: dict[str, Stamp] = Field(description="that these files name, where any lie beside them")
 
 
 class Published(Stage[PublishedRecord]):
@@ -76,20 +78,28 @@ class Published(Stage[PublishedRecord]):
 
     name: ClassVar[str] = "benchmark"
     kind: Literal["published"] = "published"
-    version: int = 2
+    version: int = 3
     config: AnyBenchmark
 
     def compute(self, folder: Path, runtime: Runtime) -> PublishedRecord:
         """Read and keep them all."""
-        files = stamped(self.config.tables())
-        store.write(self.config.read(), folder / "questions", {"config": self.config.model_dump(mode="json")})
+        files, about = stamped(self.config.tables()), {"config": self.config.model_dump(mode="json")}
+        with opened() as pictures:
+            store.write(self.config.read(), folder / "questions", about)
         kept = self.test(runtime)
-        return PublishedRecord(questions=len(kept), digest=kept.digest, files=files)
+        return PublishedRecord(
+            questions=len(kept),
+            digest=kept.digest,
+            files=files,
+            pictures=beside(self.config.tables(), pictures),
+        )
 
     def outdated(self, runtime: Runtime) -> str:
-        """One of its files, where they are at hand."""
+        """Of its files, where they are at hand."""
         record = self.cached(runtime)
-        return "" if record is None else differing(record.files, self._at_hand)
+        if record is None:
+            return ""
+        return differing(record.files, self._at_hand) or rewritten(record.pictures, self._at_hand)
 
     def _at_hand(self) -> Sequence[Path]:
         """Nothing is fetched."""
@@ -187,12 +197,12 @@ class Mix(Stage[MixRecord]):
 
     name: ClassVar[str] = "mix"
     kind: Literal["mix"] = "mix"
-    version: int = 2
+    version: int = 3
     config: ConversationsConfig
 
     def compute(self, folder: Path, runtime: Runtime) -> MixRecord:
         """Read, check and index every record; the pictures stay where they are."""
-        shutil.rmtree(folder / "mix", ignore_errors=True)  # of other files, and nothing else would say so
+        remove(folder / "mix")  # of other files, and nothing else would say so
         files = stamped(find_files(self.config.file).paths)
         meta = build_mix(self.config, folder / "mix", runtime.workers)
         return MixRecord(
@@ -204,7 +214,7 @@ class Mix(Stage[MixRecord]):
         )
 
     def outdated(self, runtime: Runtime) -> str:
-        """One of its files of records, where they are at hand."""
+        """Of its files of records, where they are at hand."""
         record = self.cached(runtime)
         return "" if record is None else differing(record.files, self._at_hand)
 

@@ -12,6 +12,8 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -297,6 +299,20 @@ _FORMATS: dict[str, Callable[[Path, Columns], Iterator[Mapping[str, Any]]]] = {
 # What is in a cell.
 
 
+_opened: ContextVar[set[Path] | None] = ContextVar("opened", default=None)
+
+
+@contextmanager
+def opened() -> Iterator[set[Path]]:
+    """Collect the picture files that are read meanwhile."""
+    found: set[Path] = set()
+    token = _opened.set(found)
+    try:
+        yield found
+    finally:
+        _opened.reset(token)
+
+
 @dataclass(frozen=True)
 class Pictures:
     """Pictures out of cells: bytes, {bytes, path}, a path, base64, or the name of a row that has the picture.
@@ -350,6 +366,8 @@ class Pictures:
             raise row.fault(
                 column, f"there is no picture {self.folder / path}", "look at where the pictures are"
             ) from error
+        if (collected := _opened.get()) is not None:
+            collected.add(self.folder / path)
         return _decoded(row, column, blob)
 
 
