@@ -71,6 +71,15 @@ def test_coefficients_and_r2_are_those_of_ols_on_the_pair_table():
     assert found.coefficient["style"].n == 48
 
 
+def assert_ends(found: dict, draws: list | np.ndarray, coefficient: dict | None = None) -> None:
+    """Ends of intervals are percentiles of draws, but that unique R2 begins at 0 with its coefficient."""
+    expected = np.percentile(np.array(draws), [2.5, 97.5], axis=0).T
+    for row, estimate in zip(expected, (coefficient or {}).values(), strict=False):
+        row[0] = 0 if estimate.low <= 0 <= estimate.high else row[0]
+    ends = [[e.low, e.high] for e in found.values()]
+    np.testing.assert_allclose(ends, expected, rtol=1e-6, atol=1e-9)
+
+
 def test_the_bootstrap_is_the_slow_loop_over_images():
     features, factors = world()
     found = factor_effects(features, factors, seed=5, draws=40)
@@ -82,11 +91,8 @@ def test_the_bootstrap_is_the_slow_loop_over_images():
         coefficient, unique, _ = reference(cosine[drawn], indicators[drawn], weights[drawn])
         coefficients.append(coefficient)
         uniques.append(unique)
-    for draws, estimates in ((coefficients, found.coefficient), (uniques, found.unique_r2)):
-        expected = np.percentile(np.array(draws), [2.5, 97.5], axis=0).T
-        np.testing.assert_allclose(
-            [[e.low, e.high] for e in estimates.values()], expected, rtol=1e-6, atol=1e-9
-        )
+    assert_ends(found.coefficient, coefficients)
+    assert_ends(found.unique_r2, uniques, found.coefficient)
 
 
 def test_difference_uses_the_same_draws():
@@ -196,6 +202,99 @@ def test_effects_run_on_the_subsample():
     rows = subsample(factors, limit=60, seed=2)
     small = factor_effects(features[rows], {f: v[rows] for f, v in factors.items()}, seed=2, draws=30)
     assert factor_effects(features, factors, seed=2, draws=30, limit=60) == small
+
+
+# Factors that are numbers of pairs.
+
+
+def with_numbers(seed: int = 0) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The world, its labels, and two numbers of each pair: one that matters and one that does not."""
+    features, labels = world(seed=seed)
+    rng = np.random.default_rng(seed + 50)
+    places = rng.normal(size=(2, len(features), 3))
+    distances = [-np.linalg.norm(x[:, None] - x[None], axis=2) for x in places]
+    moved = np.concatenate([features, 2 * places[0]], axis=1).astype(np.float32)
+    return moved, labels, {"near": 40 * distances[0] + 7, "noise": distances[1]}
+
+
+def slow_loop(features: np.ndarray, labels: dict, numbers: dict, seed: int, draws: int) -> np.ndarray:
+    """Coefficients, betas and unique R2 of every draw by weighted least squares over the pairs drawn."""
+    cosine, indicators, indices = pair_table(features, labels)
+    values = np.array([[alike[i, j] for alike in numbers.values()] for i, j in indices])
+    out = []
+    for counts in resample_counts(len(features), seed=seed, draws=draws):
+        weights = counts[indices[:, 0]] * counts[indices[:, 1]]
+        drawn = weights > 0
+        w, columns = weights[drawn], np.concatenate([indicators, values], axis=1)[drawn]
+        step = columns - np.average(columns, axis=0, weights=w)
+        spread = np.sqrt(np.average(step**2, axis=0, weights=w))
+        coefficient, unique, _ = reference(cosine[drawn], columns, w)
+        beta = coefficient * spread
+        out.append([np.append(coefficient[: len(labels)], beta[len(labels) :]), beta, unique])
+    return np.array(out)
+
+
+def test_the_bootstrap_of_numbers_is_the_slow_loop_over_images():
+    features, labels, numbers = with_numbers()
+    other = features[:, ::-1] ** 2
+    found = factor_difference(features, other, {**labels, **numbers}, seed=5, draws=40)
+    a, b = (slow_loop(x, labels, numbers, 5, 40) for x in (features, other))
+    for side, draws in ((found.a, a), (found.b, b), (found, a - b)):
+        assert_ends(side.coefficient, draws[:, 0])
+        assert_ends(side.beta, draws[:, 1])
+        assert_ends(side.unique_r2, draws[:, 2], None if side is found else side.coefficient)
+
+
+def test_numbers_have_no_unit_and_leave_labels_as_they_were():
+    features, labels, numbers = with_numbers()
+    found = factor_effects(features, {**labels, **numbers}, seed=1, draws=50)
+    scaled = {name: 1000 * alike - 3 for name, alike in numbers.items()}
+    again = factor_effects(features, {**labels, **scaled}, seed=1, draws=50)
+    for name in found.coefficient:
+        np.testing.assert_allclose(again.coefficient[name], found.coefficient[name], atol=1e-9)
+    for name in numbers:
+        assert found.coefficient[name] == pytest.approx(found.beta[name])
+    assert set(found.shared) == set(labels)
+    assert found.beta["near"].low > 0.1 > found.beta["noise"].value
+    told = factor_effects(features, labels, seed=1, draws=50)
+    constant = factor_effects(features, {**labels, "flat": np.ones((48, 48))}, seed=1, draws=50)
+    assert constant.coefficient == told.coefficient and constant.unique_r2 == told.unique_r2
+    assert constant.left_out == {"flat": "all pairs are equally alike in it"}
+
+
+@pytest.mark.parametrize("count", [4, 8])
+def test_of_few_images_intervals_are_finite(count):
+    """Draws that hold one image, or one pair, among them."""
+    rng = np.random.default_rng(0)
+    features, alike = rng.normal(size=(count, 5)), rng.normal(size=(count, count))
+    factors = {"near": alike + alike.T, "half": np.where(np.arange(count) < count // 2, "a", "b")}
+    for seed in range(20):
+        found = factor_effects(features, factors, seed=seed)
+        estimates = [*found.beta.values(), *found.coefficient.values(), *found.unique_r2.values(), found.r2]
+        assert np.isfinite(estimates).all()
+        assert max(abs(e.low) for e in estimates) < 1e3
+
+
+def test_unique_r2_reaches_zero_where_the_coefficient_does():
+    features, labels, numbers = with_numbers()
+    found = factor_effects(features, {**labels, **numbers}, seed=2, draws=200)
+    assert found.coefficient["noise"].low < 0 < found.coefficient["noise"].high
+    assert found.unique_r2["noise"].low == 0 < found.unique_r2["noise"].value
+    assert found.unique_r2["near"].low > 0
+
+
+@pytest.mark.parametrize(
+    ("numbers", "names"),
+    [
+        (np.ones((4, 5)), r"shape \[4, 5\]"),
+        (np.ones((4, 4), dtype=int), "int64"),
+        (np.full((4, 4), np.nan), "not finite"),
+        (np.triu(np.ones((4, 4))), "not the same both ways"),
+    ],
+)
+def test_bad_numbers_are_named(numbers, names):
+    with pytest.raises(UserError, match=names):
+        factor_effects(np.eye(4), {"colour": numbers}, seed=0, draws=5)
 
 
 @pytest.mark.parametrize(

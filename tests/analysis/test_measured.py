@@ -1,6 +1,8 @@
 """Factors measured from pictures: against definitions, by what must not change them, and on planted truth."""
 
 import math
+import sys
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -11,6 +13,8 @@ from scipy.stats import wasserstein_distance
 from sklearn.datasets import load_sample_images
 from sklearn.feature_extraction.text import TfidfTransformer
 
+from paribus.analysis import measured as module
+from paribus.analysis import reading
 from paribus.analysis.factors import factor_difference, factor_effects
 from paribus.analysis.measured import (
     COLOURS,
@@ -21,9 +25,11 @@ from paribus.analysis.measured import (
     pairs_of,
     palette,
     square,
+    text_factors,
     vectors_alike,
     words_alike,
 )
+from paribus.errors import UserError
 
 CHINA, FLOWER = (photo[:384, :512] for photo in load_sample_images().images)
 
@@ -55,6 +61,27 @@ def test_lab_equals_known_colours():
     }
     image = np.array([list(known)], dtype=np.uint8)
     assert np.allclose(lab(image)[0], list(known.values()), atol=0.006)
+
+
+def cie_lab(rgb):
+    """One colour from the definitions alone: the matrix out of sRGB's chromaticities and D65's white."""
+    primaries = np.array([[0.64, 0.33], [0.30, 0.60], [0.15, 0.06]])
+    columns = np.array([[x / y, 1.0, (1 - x - y) / y] for x, y in primaries]).T
+    white = np.array([0.95047, 1.0, 1.08883])
+    matrix = columns * np.linalg.solve(columns, white)
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in (c / 255 for c in rgb)]
+    ratios = [float(row @ linear) / w for row, w in zip(matrix, white, strict=True)]
+    f = [r ** (1 / 3) if r > (6 / 29) ** 3 else r * (29 / 6) ** 2 / 3 + 4 / 29 for r in ratios]
+    return 116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])
+
+
+def test_lab_is_the_cies_definition():
+    steps = np.arange(0, 256, 17)
+    colours = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(1, -1, 3).astype(np.uint8)
+    dark = np.repeat(np.arange(14, dtype=np.uint8), 3).reshape(1, -1, 3)
+    for image in (colours, dark):
+        expected = [cie_lab(colour) for colour in image[0].tolist()]
+        assert np.abs(lab(image)[0] - expected).max() < 1e-3
 
 
 def test_lab_is_opencvs_but_for_its_table():
@@ -162,6 +189,79 @@ def test_a_square_holds_all_pairs():
     assert [found[i, j] for i, j in zip(*pairs_of(4), strict=True)] == values.tolist()
 
 
+def test_similarities_are_of_all_pairs_and_blocks_change_nothing(monkeypatch):
+    looked = measure_pictures(pieces(9))
+    rows = np.array([7, 2, 5, 0])
+    found = looked.similarities(rows)
+    assert list(found) == ["colour", "texture", "layout"]
+    for name, alike in found.items():
+        assert np.array_equal(alike, alike.T) and not np.diag(alike).any()
+        one = looked.likeness(rows[1:2], rows[3:4])[name]
+        assert alike[1, 3] == one[0]
+    assert found["colour"][0, 1] == -emd(looked.palettes[7], looked.palettes[2])
+    monkeypatch.setattr(module, "_BLOCK", 4)
+    for name, alike in looked.similarities(rows).items():
+        assert np.array_equal(alike, found[name])
+
+
+def test_no_pictures_are_an_error():
+    with pytest.raises(UserError, match="no pictures to measure"):
+        measure_pictures(iter(()))
+
+
+# Words in pictures.
+
+
+def test_text_is_a_label_and_a_number():
+    words = [{"stop"}, {"exit"}, set(), {"stop", "ahead"}] * 5
+    found = text_factors(words)
+    assert found["text"].tolist() == ["text", "text", "", "text"] * 5
+    assert np.array_equal(found["words"], words_alike(words))
+    features = np.random.default_rng(0).normal(size=(20, 3))
+    effects = factor_effects(features, found, seed=0, draws=10)
+    assert effects.shared == {"text": 15 * 14 // 2} and set(effects.beta) == {"text", "words"}
+
+
+def test_words_are_without_case_and_punctuation():
+    assert reading.words_of(["STOP ahead!", "Exit-42", "\uff25xit", "--"]) == {"stop", "ahead", "exit", "42"}
+
+
+def test_an_absent_reader_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "rapidocr", None)
+    with pytest.raises(UserError, match=r"pip install 'paribus\[ocr\]'"):
+        reading.read_words([])
+
+
+def test_the_reader_sees_blue_first_and_nothing_too_low(monkeypatch):
+    seen = []
+
+    def engine(image):
+        seen.append(image)
+        return SimpleNamespace(txts=("A b",) if image[0, 0, 0] == 30 else None)
+
+    monkeypatch.setattr(reading, "_engine", lambda: engine)
+    shapes = [(20, 30), (2000, 4000), (1, 300), (8, 5000)]
+    found = reading.read_words(np.full((*shape, 3), (10, 20, 30), np.uint8) for shape in shapes)
+    assert found == [{"a", "b"}, {"a", "b"}, frozenset(), frozenset()]
+    assert [image.shape for image in seen] == [(20, 30, 3), (480, 960, 3)]
+
+
+def _refuse(*_):
+    raise AssertionError("it asked the network")
+
+
+def test_words_are_really_read(monkeypatch):
+    """Where the extra is installed, with every connection refused."""
+    pytest.importorskip("rapidocr")
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr("socket.socket.connect", _refuse)
+    image = np.full((240, 480, 3), 250, np.uint8)
+    for line, text in enumerate(("STOP AHEAD", "Exit 42")):
+        at = (30, 80 + 80 * line)
+        cv2.putText(image, text, at, cv2.FONT_HERSHEY_SIMPLEX, 1.5, (200, 20, 20), 3, cv2.LINE_AA)
+    assert reading.read_words([image, image[:, :8]]) == [{"stop", "ahead", "exit", "42"}, frozenset()]
+
+
 # The regression over pairs.
 
 
@@ -248,24 +348,69 @@ def test_a_known_mix_is_recovered_within_its_intervals(measured, monkeypatch):
         assert found.beta[name].high - found.beta[name].low < 0.3
 
 
-@pytest.mark.slow
-def test_intervals_hold_a_populations_truth_about_as_often_as_they_say():
-    """Measured with 300 samples a cell: 93.7 to 97.3% at 60 pictures, 96% at 150.
+def encoder_of(alike):
+    """Features whose cosine is exactly b * alike off the diagonal, for some b > 0: a Cholesky root."""
+    values = alike / (1.1 * max(-np.linalg.eigvalsh(alike)[0], 1e-9))
+    return np.linalg.cholesky(np.eye(len(alike)) + values)
 
-    Of log-normal factors, whose pairs hang on few pictures, 87 to 96% and 91 to 98%.
-    """
-    rng, size, trials = np.random.default_rng(0), 800, 100
-    hidden = {"one": rng.normal(size=(size, 6)), "two": rng.normal(size=(size, 6))}
-    features = np.concatenate([hidden["one"], 0.6 * hidden["two"], 0.8 * rng.normal(size=(size, 8))], axis=1)
-    alike = {name: -np.linalg.norm(x[:, None] - x[None], axis=2) for name, x in hidden.items()}
-    truth = factor_effects(features, alike, seed=0, draws=2, limit=size)
-    hits = np.zeros(3)
-    for trial in range(trials):
-        rows = rng.choice(size, 60, replace=False)
-        chosen = {name: values[np.ix_(rows, rows)] for name, values in alike.items()}
-        found = factor_effects(features[rows], chosen, seed=trial, draws=200)
-        for place, (estimate, value) in enumerate(
-            [(found.beta[name], truth.beta[name].value) for name in hidden] + [(found.r2, truth.r2.value)]
+
+def test_a_mix_that_is_planted_in_the_features_is_recovered(measured):
+    """One encoder of colour and some layout, one of layout alone; noise of pairs on both."""
+    weights = {"a": {"colour": 0.7, "layout": 0.3, "texture": 0.0}, "b": {"layout": 0.8}}
+    planted = {side: linear(measured, mix, 0.5, seed=3) for side, mix in weights.items()}
+    spread = {side: standard_deviation(values) for side, values in planted.items()}
+    found = factor_difference(encoder_of(planted["a"]), encoder_of(planted["b"]), measured, seed=0, draws=300)
+    for name in measured:
+        truth = {side: weights[side].get(name, 0.0) / spread[side] for side in "ab"}
+        for estimate, value in (
+            (found.a.beta[name], truth["a"]),
+            (found.b.beta[name], truth["b"]),
+            (found.beta[name], truth["a"] - truth["b"]),
         ):
-            hits[place] += estimate.low <= value <= estimate.high
-    assert (hits / trials >= 0.88).all(), hits / trials
+            assert estimate.low <= value <= estimate.high, (name, estimate, value)
+    assert found.beta["colour"].low > 0 > found.beta["layout"].high
+    assert found.b.unique_r2["colour"].low == 0 < found.a.unique_r2["colour"].low
+
+
+def standard_deviation(values):
+    return values[np.triu_indices(len(values), 1)].std()
+
+
+def population(seed, count=60):
+    """Three hidden factors, of which an encoder follows one, a little another, and the third not at all."""
+    rng = np.random.default_rng(seed)
+    hidden = {name: rng.normal(size=(count, 6)) for name in ("one", "two", "none")}
+    noise = 0.8 * rng.normal(size=(count, 8))
+    alike = {}
+    for name, x in hidden.items():
+        squares = (x**2).sum(axis=1)
+        alike[name] = -np.sqrt(np.maximum(squares[:, None] + squares - 2 * x @ x.T, 0.0))
+        np.fill_diagonal(alike[name], 0.0)
+    return np.concatenate([hidden["one"], 0.6 * hidden["two"], noise], axis=1), alike
+
+
+def test_intervals_hold_the_truth_about_as_often_as_they_say():
+    """Samples of an endless population, so that none is part of what it estimates.
+
+    Measured with 1,000 samples of 60 pictures and 600 of 200, standard error under 1%: betas 94.9 to 96.5%
+    and 95.0 to 95.3%, R2 95.4 and 94.5%, unique R2 of what matters 96 and 95%, of differences 95.5
+    to 98.5% and 94.5 to 96.3%. Of factors in eight clusters betas 94 to 97%, R2 92.5 and 95.8%. Of log-normal
+    ones, whose pairs hang on few pictures, betas 87 to 95% and 86 to 95%, R2 85 and 87%: neither BCa nor the
+    jackknife mends that. ``unique_r2`` of a factor that does not matter: its low end is 0 where the
+    coefficient's interval holds 0; percentiles alone would never hold it.
+    """
+    large = [factor_effects(*population(10_000 + at, 1200), seed=0, draws=2) for at in range(6)]
+    quantities = {
+        **{f"beta {name}": (lambda e, name=name: e.beta[name]) for name in ("one", "two", "none")},
+        **{f"unique {name}": (lambda e, name=name: e.unique_r2[name]) for name in ("one", "none")},
+        "r2": lambda e: e.r2,
+    }
+    truth = {name: np.mean([read(e).value for e in large]) for name, read in quantities.items()}
+    truth |= {name: 0.0 for name in truth if name.endswith("none")}
+    hits, trials = dict.fromkeys(quantities, 0), 300
+    for trial in range(trials):
+        effects = factor_effects(*population(trial), seed=trial, draws=200)
+        for name, read in quantities.items():
+            estimate = read(effects)
+            hits[name] += estimate.low <= truth[name] <= estimate.high
+    assert all(0.92 <= count / trials <= 0.99 for count in hits.values()), hits

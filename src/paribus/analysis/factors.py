@@ -20,6 +20,8 @@ alike each two images are in it [N N], numbers; the diagonal is not looked at.""
 
 _FEWEST_GROUPS = 100
 """A subsample holds at least this many concepts where there are as many."""
+_STILL = 1e-12
+"""Variance of cosines, of which all pairs' is 1, that is nothing but rounding."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,9 @@ class FactorEffects:
     """What sharing each factor adds to an encoder's cosine, in standard deviations of its own pairs.
 
     ``coefficient`` is per sharing it, of a number per its standard deviation over pairs; ``beta`` is per
-    standard deviation for all, so that factors can be held against each other.
+    standard deviation for all, so that factors can be held against each other. The interval of ``unique_r2``
+    begins at 0 where the coefficient's holds 0: a square is never below 0, and a resample has noise besides
+    the sample's own, so that percentiles alone would leave 0 out even where a factor explains nothing.
     """
 
     coefficient: dict[str, Estimate]
@@ -58,6 +62,7 @@ class _Design:
     names: tuple[str, ...]
     left_out: dict[str, str]
     rows: Int[np.ndarray, " n"]
+    numbers: Bool[np.ndarray, " F"]
     indicators: Float[np.ndarray, "F n n"]
     weights: Float[np.ndarray, "draws n"]
     total: Float[np.ndarray, " draws"]
@@ -208,11 +213,12 @@ def _design(factors: Factors, images: int, *, seed: int, draws: int, limit: int)
     names, left_out = _usable(indicators)
     if not names:
         raise UserError(f"No factor can be analysed ({_reasons(left_out)}): give one that some pairs share.")
+    numbers = np.array([indicators[name].dtype.kind == "f" for name in names])
     kept = np.stack([indicators[name] for name in names]).astype(np.float64)
     counts = resample_counts(len(rows), seed=seed, draws=draws)
     weights = np.concatenate([np.ones((1, len(rows))), counts])
     total, mean, covariance = _moments(weights, kept)
-    return _Design(names, left_out, rows, kept, weights, total, mean, covariance)
+    return _Design(names, left_out, rows, numbers, kept, weights, total, mean, covariance)
 
 
 def _reasons(left_out: dict[str, str]) -> str:
@@ -260,7 +266,7 @@ def _moments(
     weights: Float[np.ndarray, "draws n"], indicators: Float[np.ndarray, "F n n"]
 ) -> tuple[Float[np.ndarray, " draws"], Float[np.ndarray, "draws F"], Float[np.ndarray, "draws F F"]]:
     """Total pair weight, and means and covariances of the indicators over weighted pairs."""
-    total = weights.sum(axis=1) ** 2 - (weights**2).sum(axis=1)
+    total = np.maximum(weights.sum(axis=1) ** 2 - (weights**2).sum(axis=1), 1.0)  # 0 of one image alone
     count = len(indicators)
     product = np.empty((len(weights), count, count))
     for f in range(count):
@@ -276,6 +282,8 @@ def _fit(design: _Design, features: Float[np.ndarray, "N D"], whose: str) -> _Fi
     w, total = design.weights, design.total
     mean = _quadratic(w, cosine) / total
     variance = _quadratic(w, cosine**2) / total - mean**2
+    # Of few images a draw can hold but one pair, whose cosine does not vary: it says 0 too.
+    variance = np.where(variance > _STILL, variance, np.inf)
     product = np.stack([_quadratic(w, z * cosine) for z in design.indicators], axis=1) / total[:, None]
     covariance = product - design.mean * mean[:, None]
     # A draw can miss every pair that shares a rare factor; the pseudo-inverse then gives it coefficient 0.
@@ -286,7 +294,9 @@ def _fit(design: _Design, features: Float[np.ndarray, "N D"], whose: str) -> _Fi
     explained = np.einsum("df,df->d", slope, covariance)
     coefficient = slope / np.sqrt(variance)[:, None]
     spread = np.sqrt(np.maximum(np.diagonal(design.covariance, axis1=1, axis2=2), 0.0))
-    return _Fit(coefficient, coefficient * spread, unique / variance[:, None], explained / variance)
+    # Of a number, by its spread in the draw: by the sample's, the interval would forget that it is estimated.
+    per = np.where(design.numbers, spread, 1.0)
+    return _Fit(coefficient * per, coefficient * spread, unique / variance[:, None], explained / variance)
 
 
 def _standard_cosines(features: Float[np.ndarray, "n D"], whose: str) -> Float[np.ndarray, "n n"]:
@@ -310,16 +320,21 @@ def _estimates(design: _Design, draws: Float[np.ndarray, "draws F"]) -> dict[str
 
 def _effects(design: _Design, fit: _Fit) -> FactorEffects:
     n = len(design.rows)
+    coefficient, unique = _estimates(design, fit.coefficient), _estimates(design, fit.unique)
     return FactorEffects(
-        coefficient=_estimates(design, fit.coefficient),
+        coefficient=coefficient,
         beta=_estimates(design, fit.beta),
-        unique_r2=_estimates(design, fit.unique),
+        unique_r2={name: _from_zero(found, coefficient[name]) for name, found in unique.items()},
         r2=from_draws(fit.r2[0], fit.r2[1:], n),
         images=n,
         pairs=n * (n - 1) // 2,
         shared=_shared_pairs(design.names, design.indicators),
         left_out=design.left_out,
     )
+
+
+def _from_zero(unique: Estimate, coefficient: Estimate) -> Estimate:
+    return unique._replace(low=0.0) if coefficient.low <= 0.0 <= coefficient.high else unique
 
 
 def _shared_pairs(names: Sequence[str], indicators: Float[np.ndarray, "F n n"]) -> dict[str, int]:

@@ -6,6 +6,7 @@ For pictures of which nothing is known. Each factor gives a number for each pair
     texture  minus the distance between filter-bank statistics of the luminance: energies and correlations of
              Gabor filters at three scales and four orientations (Portilla and Simoncelli 2000, in short)
     layout   correlation of 8 x 8 luminance thumbnails
+    text     whether something is written in both (a label, not a number)
     words    Jaccard index of the words that stand in two pictures
     meaning  cosine of what is said of two pictures, words weighed by how rare they are
 
@@ -20,16 +21,19 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Shaped, UInt8
 from scipy.optimize import linear_sum_assignment
 
 from paribus.analysis.similarity import unit
+from paribus.errors import UserError
 
 COLOURS = 16
 """Of a palette; each stands for an equal share of the picture, so that EMD is an assignment."""
 _SIDE, _THUMBNAIL, _TEXTURE = 64, 8, 128
 _WAVELENGTHS = (4.0, 8.0, 16.0)
 _ORIENTATIONS = 4
+_BLOCK = 4_096
+"""Pairs that are held against each other at once: 25 MB."""
 _QUIET = 1e-2
 """Energy of a filter, of a luminance from 0 to 100, below which there is nothing but rounding."""
 
@@ -63,20 +67,33 @@ class Looked:
         self, left: Int[np.ndarray, " P"], right: Int[np.ndarray, " P"]
     ) -> dict[str, Float[np.ndarray, " P"]]:
         """How alike pairs of these pictures are, factor by factor."""
-        step = self.textures[left] - self.textures[right]
-        return {
-            "colour": -np.array(
-                [emd(self.palettes[i], self.palettes[j]) for i, j in zip(left, right, strict=True)]
-            ),
-            "texture": -np.sqrt((step**2).mean(axis=1)),
-            "layout": (self.layouts[left] * self.layouts[right]).sum(axis=1),
-        }
+        out = {name: np.empty(len(left)) for name in ("colour", "texture", "layout")}
+        for start in range(0, len(left), _BLOCK):
+            some = slice(start, start + _BLOCK)
+            one, other = left[some], right[some]
+            step = self.textures[one] - self.textures[other]
+            out["colour"][some] = [-_assigned(c) for c in _costs(self.palettes[one], self.palettes[other])]
+            out["texture"][some] = -np.sqrt((step**2).mean(axis=1))
+            out["layout"][some] = (self.layouts[one] * self.layouts[other]).sum(axis=1)
+        return out
+
+    def similarities(self, rows: Int[np.ndarray, " n"]) -> dict[str, Float[np.ndarray, "n n"]]:
+        """How alike each two of some pictures are, factor by factor, as the regression takes it."""
+        left, right = pairs_of(len(rows))
+        found = self.likeness(rows[left], rows[right])
+        return {name: square(values, len(rows)) for name, values in found.items()}
 
 
 def measure_pictures(images: Iterable[UInt8[np.ndarray, "_ _ 3"]]) -> Looked:
-    """Measure RGB pictures of any sizes, in one pass; of each a few hundred numbers are kept."""
+    """Measure RGB pictures of any sizes, in one pass; of each a few hundred numbers are kept.
+
+    Raises:
+        UserError: there is none.
+    """
     bank = _bank()
     found = [_look(image, bank) for image in images]
+    if not found:
+        raise UserError("There are no pictures to measure: give at least two, since pairs are compared.")
     palettes, textures, layouts = (np.stack(column) for column in zip(*found, strict=True))
     spread = textures.std(axis=0)
     scaled = (textures - textures.mean(axis=0)) / np.where(spread > 1e-9, spread, 1.0)
@@ -114,9 +131,29 @@ def _halves(box: Float[np.ndarray, "P 3"]) -> list[Float[np.ndarray, "_ 3"]]:
 
 def emd(a: _Palette, b: _Palette) -> float:
     """Earth mover's distance of two palettes of equal weights, in units of CIELAB: the best assignment."""
-    cost = np.sqrt(np.maximum(((a[:, None] - b[None]) ** 2).sum(axis=2), 0.0))
+    return _assigned(_costs(a[None], b[None])[0])
+
+
+def _costs(
+    a: Float[np.ndarray, "pairs 16 3"], b: Float[np.ndarray, "pairs 16 3"]
+) -> Float[np.ndarray, "pairs 16 16"]:
+    """Distances of each colour of one palette to each of the other."""
+    cost: Float[np.ndarray, "pairs 16 16"] = np.sqrt(((a[:, :, None] - b[:, None]) ** 2).sum(axis=3))
+    return cost
+
+
+def _assigned(cost: Float[np.ndarray, "16 16"]) -> float:
     rows, columns = linear_sum_assignment(cost)
     return float(cost[rows, columns].mean())
+
+
+def text_factors(words: Sequence[AbstractSet[str]]) -> dict[str, Shaped[np.ndarray, "..."]]:
+    """What is written in pictures, as two factors: that something is, in both, and which words.
+
+    Without the first, "both have text" would pass for "the same words".
+    """
+    written = np.array(["text" if some else "" for some in words], dtype=str)
+    return {"text": written, "words": words_alike(words)}
 
 
 def words_alike(words: Sequence[AbstractSet[str]]) -> Float[np.ndarray, "N N"]:
