@@ -12,11 +12,12 @@ import pytest
 import torch
 import transformers as hf
 from encoders.checkpoints import perturbed
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_sample_images
 from study import Done, leftovers, paribus
 
+from paribus.annotate.store import Store, labelled, read_pairs
 from paribus.comparison import Comparison
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -83,7 +84,7 @@ def write_told(folder, names):
         rows = csv.writer(handle)
         rows.writerow(["file", "caption"])
         rows.writerows(
-            [name, f"<b>piece</b> {place}, “of a photo”"]
+            [name, f"<b>piece</b> {place}, “of a photo” {'warm' * (place % 3 == 0)}"]
             for place, name in reversed(list(enumerate(names[:40])))
         )
     with (folder / "labels.csv").open("w", newline="", encoding="utf-8") as handle:
@@ -169,7 +170,9 @@ def test_what_is_told_stands_beside_its_picture(compared):
     names = [*NAMES, *(f"{number:02d}.jpg" for number in range(57))]
     for place, name in enumerate(names):
         if name in by_key:
-            assert by_key[name].caption == (f"<b>piece</b> {place}, “of a photo”" if place < 40 else "")
+            assert by_key[name].caption == (
+                f"<b>piece</b> {place}, “of a photo” {'warm' * (place % 3 == 0)}" if place < 40 else ""
+            )
             assert by_key[name].label == ("warm, china", "flower")[place % 2]
 
 
@@ -270,6 +273,66 @@ def test_a_model_of_the_hub_is_named_by_owner_and_name(place, tmp_path):
     assert found(tmp_path / "out").encoders["b"].name == "dinov2-tiny"
 
 
+def test_meaning_is_of_pictures_that_have_a_caption(compared, place):
+    got = found(compared[0])
+    assert got.pictures["with a caption"] == "40 of 62"
+    explained = [row for row in got.measures if row.section == "factors"]
+    assert {row.n for row in explained} == {40} and "meaning" in {row.task for row in explained}
+    (place / "few.csv").write_text("file,caption\n00.jpg,a temple\n01.jpg,a flower\n")
+    done = compare(place, "--captions", place / "few.csv", "--out", place / "few", "--keep", "12")
+    assert done.code == 0, done.err
+    got = found(place / "few")
+    assert got.left_out == {"meaning": "fewer than 8 pictures have a caption"}
+    assert {row.n for row in got.measures if row.section == "factors"} == {62}
+
+
+def test_a_result_that_was_kept_names_what_was_typed_now(place, compared, tmp_path):
+    for name in ("clip", "pictures"):
+        shutil.copytree(place / name, tmp_path / name, copy_function=shutil.copy2)
+    (tmp_path / "link").symlink_to(place / "pictures")
+    line = ("compare", tmp_path / "clip", place / "dinov2", "--cache", place / "cache")
+    home = {"HOME": str(tmp_path / "home")}
+    done = paribus(tmp_path, *line, "--images", tmp_path / "link", "--out=~/out", environment=home)
+    assert done.code == 0, done.err
+    got = found(tmp_path / "home" / "out")
+    assert got.encoders["a"].where == str(tmp_path / "clip") and got.folder == str(tmp_path / "link")
+
+
+def test_labels_outlive_another_comparison(place, compared):
+    out = place / "labelled"
+    assert compare(place, "--out", out, "--keep", "12").code == 0
+    store = Store(out, read_pairs(out))
+    pair = read_pairs(out)[-1].id
+    store.put("ada", pair, "semantic", 1.0)
+    store.close()
+    assert compare(place, "--out", out, "--keep", "12").code == 0
+    assert labelled(out) == {pair}
+    refused = compare(place, "--out", out, "--keep", "1").refused()
+    assert "has labels of 1 pairs that are not among these: choose another folder" in refused
+    Store(out, read_pairs(out)).close()
+    (out / "labels.sqlite").write_text("nothing of the kind")
+    assert "is no database of labels" in compare(place, "--out", out, "--keep", "12").refused()
+
+
+def test_what_is_written_in_pictures_is_a_factor(place, tmp_path):
+    pytest.importorskip("rapidocr")
+    for number, image in enumerate(pieces(24)):
+        wide = image.resize((300, 200))
+        if number % 2:
+            text = ("STOP", "EXIT")[number // 2 % 2]
+            ImageDraw.Draw(wide).text(
+                (40, 60), text, "white", ImageFont.load_default(60), stroke_width=4, stroke_fill="black"
+            )
+        wide.save(tmp_path / f"{number:02d}.png")
+    line = ("compare", place / "clip", place / "dinov2", "--images", tmp_path, "--cache", place / "cache")
+    done = paribus(tmp_path, *line, "--words", "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    told = {row.task for row in found(tmp_path / "out").measures if row.section == "factors"}
+    assert {"text", "words", "colour"} <= told
+    (record,) = (place / "cache" / "stages").glob("written-*/record.json")
+    assert json.loads(record.read_text())["record"] == {"written": 12, "pictures": 24}
+
+
 # What cannot be compared.
 
 
@@ -350,11 +413,33 @@ def test_names_that_stand_for_nothing_are_refused(place, compared):
         (place / "clip", "nobody/nothing", (), "no model of that name can be fetched from the hub"),
         (place / "clip", place / "pictures", (), "has no config"),
         (place / "clip", "none.yaml:clip", (), "There is no study file none.yaml"),
-        (place / "clip", place / "dinov2", ("--captions", place / "none.csv"), "none.csv cannot be read"),
+        (place / "clip", place / "dinov2", ("--captions", place / "none.csv"), "There is no table"),
         (place / "clip", place / "dinov2", ("--captions", place / "labels.csv"), "has no column 'caption'"),
         (place / "clip", place / "dinov2", ("--device", "cuda:9"), "--device cuda:9"),
     ):
         assert told in paribus(place, "compare", a, b, *line, *more).refused()
+
+
+def test_what_is_wrong_shows_before_the_work(place, tmp_path):
+    """Nothing is kept of what was refused."""
+    (tmp_path / "strange" / "tables").mkdir(parents=True)
+    (tmp_path / "strange" / "tables" / "mine.csv").write_text("mine")
+    (tmp_path / "file").write_text("a file")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text('{"model_type": "dinov2"}')
+    line = ("compare", place / "clip", place / "dinov2", "--images", place / "pictures")
+    for more, told in (
+        (("--out", tmp_path / "strange"), "holds 'mine.csv', which is no comparison's"),
+        (("--out", tmp_path / "file"), "Cannot write to"),
+        (("--cosines", "1"), "give three cosines"),
+        (("--labels", tmp_path / "none.csv"), "There is no table"),
+        (("--cache", "/proc/x"), "Cannot write to /proc/x/stages"),
+    ):
+        refused = paribus(tmp_path, *line, "--cache", tmp_path / "cache", *more).refused()
+        assert told in refused, refused
+    broken = ("compare", place / "clip", tmp_path / "broken", *line[3:], "--cache", tmp_path / "cache")
+    assert str(tmp_path / "broken") in paribus(tmp_path, *broken).refused()
+    assert not (tmp_path / "cache").exists() and (tmp_path / "strange/tables/mine.csv").exists()
 
 
 def test_an_arm_of_a_study_is_named_by_file_and_arm(place, finished, tmp_path):

@@ -48,7 +48,7 @@ ALLOWED: dict[str, set[str]] = {
         "report",
     },
     "cli_annotate": {"annotate", "analysis"},
-    "cli_compare": {"cli_options", "encoders", "study", "report"},
+    "cli_compare": {"annotate", "cli_options", "encoders", "study", "report"},
     "cli_options": set(),
     "cli_encoder": {"encoders", "report"},
     "cli_lmms": {"cli_vlm", "lmms.task", "study"},

@@ -7,6 +7,7 @@ from scipy.stats import norm
 from statsmodels.stats.contingency_tables import mcnemar as sm_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
+from statsmodels.stats.proportion import proportion_confint
 from statsmodels.stats.weightstats import ttost_paired
 
 from paribus.errors import UserError
@@ -18,9 +19,11 @@ from paribus.stats import (
     crossed_difference,
     detectable,
     holm,
+    interval_p,
     mcnemar,
     pigeonhole,
     pigeonhole_variance,
+    proportion,
     resample_counts,
     resamples,
     tost,
@@ -376,3 +379,20 @@ def test_seeds_that_do_not_differ_make_no_interval():
 def test_bad_input_is_named(call, names):
     with pytest.raises(UserError, match=names):
         call()
+
+
+@pytest.mark.parametrize(("right", "of"), [(0, 12), (12, 12), (7, 40), (1, 1)])
+def test_a_proportion_is_statsmodels_wilson(right, of):
+    found = proportion(np.arange(of) < right)
+    assert found[1:3] == pytest.approx(proportion_confint(right, of, method="wilson"), abs=1e-12)
+    assert found.value == right / of and found.n == of and found.low < found.high
+
+
+def test_a_proportion_of_nothing_is_refused():
+    with pytest.raises(UserError, match="A share of nothing"):
+        proportion(np.zeros(0, dtype=bool))
+
+
+def test_the_p_value_of_an_interval():
+    assert interval_p(1.959963984540054, 0.0, 2 * 1.959963984540054) == pytest.approx(0.05)
+    assert interval_p(0.0, -1.0, 1.0) == 1.0 == interval_p(0.0, 0.0, 0.0) and interval_p(1.0, 1.0, 1.0) == 0.0

@@ -6,6 +6,7 @@ like it. Where and how a study runs is a ``Runtime``; its options cannot change 
 
 import logging
 import os
+import re
 import sys
 import warnings
 from enum import StrEnum
@@ -259,6 +260,14 @@ def _corpus(name: str, size: int, cache: Path, workers: int):  # type: ignore[no
     return CorpusStage(source=GlyphsConfig(size=size)), make_runtime(cache=cache, workers=workers)
 
 
+def _home(word: str) -> str:
+    """``--out=~/x`` as ``--out ~/x`` would be, which the shell sees to."""
+    option, sign, value = word.partition("=")
+    return (
+        f"{option}={Path(value).expanduser()}" if sign and re.fullmatch(r"--[\w-]+=~(/.*)?", word) else word
+    )
+
+
 def main() -> None:
     """Run the command; a ``UserError`` is one sentence and exit code 2, an interruption 130."""
     logging.basicConfig(format="paribus: %(message)s", level=logging.WARNING)
@@ -267,7 +276,7 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.filterwarnings("ignore", category=UserWarning, module="torch")
     try:
-        app()
+        app([_home(word) for word in sys.argv[1:]])
     except UserError as error:
         print(f"paribus: {error}", file=sys.stderr)
         sys.exit(2)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # these need torch, and `paribus --help` must not wait for it
     import numpy as np
     from numpy.typing import NDArray
 
+    from paribus.comparison import Comparison
     from paribus.study.pictures import Pictures
     from paribus.types import Runtime
 
@@ -73,6 +74,10 @@ def compare(
             help="cosines instead of percentiles: alike to A, to B, not alike; 0.7,0.8,0.5",
         ),
     ] = None,
+    words: Annotated[
+        bool,
+        typer.Option("--words", help="what is written in the pictures is a factor too; needs the extra ocr"),
+    ] = False,
     precision: Annotated[
         Precision,
         typer.Option(help="bf16 is two to three times as fast, and as good as the same to a cosine"),
@@ -83,14 +88,21 @@ def compare(
     workers: Workers = 2,
 ) -> None:
     """Show where two encoders differ on a folder of pictures, and why; features are made once."""
-    from paribus.report.explore import write_comparison
+    from paribus.report.explore import check_folder, write_comparison
     from paribus.study.collect import environment
     from paribus.study.glance import glance_of
     from paribus.study.pictures import pictures_of
     from paribus.study.told import column_of, read_told
     from paribus.study.versus import PAIRS, Pairing, versus_of
+    from paribus.study.written import check_reader
 
     runtime = make_runtime(cache=cache, device=device, workers=workers)
+    pairing = Pairing(keep=keep, cosines=None if cosines is None else _cosines(cosines))
+    folder = out or Path("runs") / f"compare-{_name(a)}-{_name(b)}-{_name(str(images))}"
+    check_folder(folder)
+    for table in (captions, labels):
+        if table is not None and not table.is_file():
+            raise UserError(f"There is no table {table}: give a .csv, .tsv, .jsonl, .json or .parquet.")
     pictures = pictures_of(images.expanduser())
     glances = [
         glance_of(folder, pictures, precision.value, root)
@@ -98,23 +110,44 @@ def compare(
     ]
     if glances[0].digest == glances[1].digest:
         raise UserError(f"{a} and {b} are the same encoder: give two.")
+    for glance in glances:
+        glance.check(runtime)
+    if words:
+        check_reader()
     pictures.run(runtime)
     keys = pictures.open(runtime).keys
     said = () if captions is None else column_of(read_told(captions, keys), "caption", captions)
     known = {} if labels is None else read_told(labels, keys)
     known.pop("caption", None)
-    pairing = Pairing(keep=keep, cosines=None if cosines is None else _cosines(cosines))
-    versus = versus_of(glances[0], glances[1], said, known, pairing)
+    versus = versus_of(glances[0], glances[1], said, known, pairing, words=words)
     found = versus.run(runtime)
     typed = shlex.join(["paribus", *sys.argv[1:]])
-    found = found.called(_name(a), _name(b)).model_copy(
+    now = found.found_at(str(pictures.root), {"a": glances[0].weights, "b": glances[1].weights})
+    found = now.called(_name(a), _name(b)).model_copy(
         update={"environment": environment(runtime), "command": typed}
     )
-    folder = out or Path("runs") / f"compare-{_name(a)}-{_name(b)}"
+    _keep_labels(folder, found)
     page = write_comparison(found, versus.folder(runtime) / "pairs", folder)
     with whole_file(folder / PAIRS) as temporary:
         shutil.copyfile(versus.folder(runtime) / PAIRS, temporary)
     print(f"Report: {page}")
+
+
+def _keep_labels(folder: Path, found: "Comparison") -> None:
+    """Refuse to replace pairs that people have labelled.
+
+    Raises:
+        UserError: the folder has labels of a pair that the comparison does not have.
+    """
+    from paribus.annotate.store import FILE, labelled
+    from paribus.report.explore_tables import identity
+
+    lost = labelled(folder) - {identity(found, place) for place in range(len(found.pairs))}
+    if lost:
+        raise UserError(
+            f"{folder / FILE} has labels of {len(lost)} pairs that are not among these: choose another "
+            "folder with --out, or move the labels away."
+        )
 
 
 def _cosines(given: str) -> dict[Literal["a", "b"], tuple[float, float]]:

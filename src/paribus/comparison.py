@@ -87,6 +87,14 @@ class Comparison(Config):
     command: str = Field("", description="what was typed")
     environment: dict[str, str]
 
+    def found_at(self, folder: str, where: dict[Which, str]) -> "Comparison":
+        """The same of folder and encoders that lie elsewhere now."""
+        encoders = {
+            which: encoder.model_copy(update={"where": where[which]})
+            for which, encoder in self.encoders.items()
+        }
+        return self.model_copy(update={"folder": folder, "encoders": encoders})
+
     def called(self, a: str, b: str) -> "Comparison":
         """The same under other names of the encoders; of equal ones the second gets a number."""
         names = (a, b if b != a else f"{b} (2)")

@@ -38,6 +38,19 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it.
+
+    Raises:
+        UserError: the disk refuses it.
+    """
+    try:
+        with disk_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:  # as /proc says it
+        raise UserError(f"Cannot write to {path}: choose a folder you may write to.") from error
+
+
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside ``path``; rename it to ``path`` when the block succeeds."""

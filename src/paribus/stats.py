@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
-from scipy.stats import binom, norm
+from scipy.stats import binom, binomtest, norm
 from scipy.stats import t as student
 
 from paribus.errors import UserError
@@ -85,6 +85,18 @@ def bootstrap_mean(
     sums, sizes = _totals(_numbers(values, "values"), clusters)
     means = [(w @ sums) / (w @ sizes) for w in resamples(len(sums), seed=seed, draws=draws)]
     return from_draws(sums.sum() / sizes.sum(), np.concatenate(means), len(sums))
+
+
+def proportion(right: Bool[np.ndarray, " n"]) -> Estimate:
+    """The share of independent items that are right, with Wilson's (1927) interval: none or all have one too.
+
+    Raises:
+        UserError: there is no item.
+    """
+    if not len(right):
+        raise UserError("A share of nothing was asked for: give at least one item.")
+    found = binomtest(int(right.sum()), len(right)).proportion_ci(0.95, "wilson")
+    return Estimate(float(right.mean()), float(found.low), float(found.high), len(right))
 
 
 def bootstrap_difference(
@@ -292,6 +304,12 @@ def holm(p_values: Shaped[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(stepped, 1.0)
     return adjusted
+
+
+def interval_p(value: float, low: float, high: float) -> float:
+    """The p-value that the truth is 0, of a 95% interval, as if its draws were normal."""
+    error = (high - low) / (2 * _TWO_SIDED)
+    return float(2 * norm.sf(abs(value) / error)) if error > 0 else float(value == 0)
 
 
 def tost(

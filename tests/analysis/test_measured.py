@@ -239,9 +239,9 @@ def test_the_reader_sees_blue_first_and_nothing_too_low(monkeypatch):
         seen.append(image)
         return SimpleNamespace(txts=("A b",) if image[0, 0, 0] == 30 else None)
 
-    monkeypatch.setattr(reading, "_engine", lambda: engine)
+    monkeypatch.setattr(reading, "reader", lambda: engine)
     shapes = [(20, 30), (2000, 4000), (1, 300), (8, 5000)]
-    found = reading.read_words(np.full((*shape, 3), (10, 20, 30), np.uint8) for shape in shapes)
+    found = list(reading.read_words(np.full((*shape, 3), (10, 20, 30), np.uint8) for shape in shapes))
     assert found == [{"a", "b"}, {"a", "b"}, frozenset(), frozenset()]
     assert [image.shape for image in seen] == [(20, 30, 3), (480, 960, 3)]
 
@@ -259,7 +259,7 @@ def test_words_are_really_read(monkeypatch):
     for line, text in enumerate(("STOP AHEAD", "Exit 42")):
         at = (30, 80 + 80 * line)
         cv2.putText(image, text, at, cv2.FONT_HERSHEY_SIMPLEX, 1.5, (200, 20, 20), 3, cv2.LINE_AA)
-    assert reading.read_words([image, image[:, :8]]) == [{"stop", "ahead", "exit", "42"}, frozenset()]
+    assert list(reading.read_words([image, image[:, :8]])) == [{"stop", "ahead", "exit", "42"}, frozenset()]
 
 
 # The regression over pairs.

@@ -20,6 +20,7 @@ from paribus.errors import UserError
 from paribus.report.explore import FIRST, facts, first, mined, render, said, write_comparison
 from paribus.report.explore_figures import heat, shade
 from paribus.report.explore_pictures import BUDGET, block, data, thumbnails
+from paribus.report.explore_tables import identity
 from paribus.report.schema import COMPARISON, comparison_schema
 from paribus.report.tables import interval, is_share
 from paribus.results import Difference, Measure
@@ -214,7 +215,7 @@ def test_without_a_script_the_first_pairs_are_there(found: Comparison, page: Pag
     cards = [a for tag, a in page.elements if tag == "li" and "data-id" in a and a["data-id"]]
     assert len(cards) == FIRST == len(first(found))
     assert [card["data-alike"] for card in cards[:4]] == ["a", "b", "a", "b"]
-    assert [card["data-id"] for card in cards[:2]] == ["a-000", "b-030"]
+    assert [card["data-id"] for card in cards[:2]] == [identity(found, place) for place in first(found)[:2]]
     images = [a["src"] for tag, a in page.elements if tag == "img"]
     assert len(images) == 2 * FIRST
     assert all(source.startswith("data:image/webp;base64,") for source in images)
@@ -331,13 +332,16 @@ def test_what_is_written(found: Comparison, pictures: Path, tmp_path: Path) -> N
     Draft202012Validator(comparison_schema()).validate(record)
     pairs = json.loads((folder / "pairs" / "pairs.json").read_text(encoding="utf-8"))["pairs"]
     assert pairs[0] == {
-        "id": "a-000",
+        "id": identity(found, 0),
         "left": "00000.webp",
         "right": "00001.webp",
         "alike": "clip",
         "apart": "dino",
     }
-    assert pairs[-1]["id"] == "b-059" and pairs[-1]["alike"] == "dino"
+    assert pairs[-1]["alike"] == "dino" and pairs[-1]["id"].startswith("b-")
+    assert len({pair["id"] for pair in pairs}) == len(pairs)
+    turned = found.model_copy(update={"pairs": found.pairs[::-1]})
+    assert identity(turned, 0) == pairs[-1]["id"], "a pair is called the same wherever it stands"
     assert all((folder / "pairs" / pair[side]).is_file() for pair in pairs for side in ("left", "right"))
     before = {one: one.read_bytes() for one in folder.rglob("*") if one.is_file()}
     write_comparison(found, folder / "pairs", folder)  # again, from its own pictures

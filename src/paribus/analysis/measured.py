@@ -84,8 +84,12 @@ class Looked:
         return {name: square(values, len(rows)) for name, values in found.items()}
 
 
-def measure_pictures(images: Iterable[UInt8[np.ndarray, "_ _ 3"]]) -> Looked:
+def measure_pictures(images: Iterable[UInt8[np.ndarray, "_ _ 3"]], sample: int | None = None) -> Looked:
     """Measure RGB pictures of any sizes, in one pass; of each a few hundred numbers are kept.
+
+    Args:
+        images: the pictures.
+        sample: how many of the first ones say what unit a filter's response is measured in; None: all.
 
     Raises:
         UserError: there is none.
@@ -95,8 +99,8 @@ def measure_pictures(images: Iterable[UInt8[np.ndarray, "_ _ 3"]]) -> Looked:
     if not found:
         raise UserError("There are no pictures to measure: give at least two, since pairs are compared.")
     palettes, textures, layouts = (np.stack(column) for column in zip(*found, strict=True))
-    spread = textures.std(axis=0)
-    scaled = (textures - textures.mean(axis=0)) / np.where(spread > 1e-9, spread, 1.0)
+    spread = textures[:sample].std(axis=0)
+    scaled = (textures - textures[:sample].mean(axis=0)) / np.where(spread > 1e-9, spread, 1.0)
     return Looked(palettes, scaled, layouts)
 
 
@@ -211,9 +215,10 @@ def _look(
 
 
 def _shrunk(image: UInt8[np.ndarray, "H W 3"], side: int) -> UInt8[np.ndarray, "S S 3"]:
-    """The whole picture as a square; larger ones by area, smaller ones between their pixels."""
-    how = cv2.INTER_AREA if min(image.shape[:2]) >= side else cv2.INTER_LINEAR
-    return cv2.resize(image, (side, side), interpolation=how)
+    """The whole picture as a square; what is longer shrinks by area, what is shorter grows between pixels."""
+    height, width = image.shape[:2]
+    small = cv2.resize(image, (min(width, side), min(height, side)), interpolation=cv2.INTER_AREA)
+    return cv2.resize(small, (side, side), interpolation=cv2.INTER_LINEAR)
 
 
 def _layout(luminance: Float[np.ndarray, "S S"]) -> Float[np.ndarray, " L"]:

@@ -47,10 +47,12 @@ def neighbour_table(
     collapsed encoder scores chance. The interval resamples ``clusters`` (concepts).
 
     Raises:
-        UserError: lengths that differ, or an ``exclude`` of another shape or kind.
+        UserError: lengths that differ, a factor that is numbers of pairs, or an ``exclude`` of another shape
+            or kind.
     """
     n = len(features)
     check_factors(factors, n)
+    _check_labels(factors)
     _check_exclude(exclude, n)
     rows = unit(features.astype(np.float64))
     block = max(1, _CELLS // n)
@@ -64,6 +66,14 @@ def neighbour_table(
             out.chance[name] = float(chance[usable].mean())
             out.table[name] = bootstrap_mean(hits[usable], clusters=clusters[usable], seed=seed, draws=draws)
     return out
+
+
+def _check_labels(factors: Factors) -> None:
+    for name, values in factors.items():
+        if values.ndim != 1:
+            raise UserError(
+                f"Factor {name!r} is numbers of pairs, which no two share: give a label for each."
+            )
 
 
 _Row = Float[np.ndarray, " rows"]

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +21,16 @@ _NEEDED = "Reading words in pictures needs rapidocr and onnxruntime: run `pip in
 _Image = UInt8[np.ndarray, "H W 3"]
 
 
-def read_words(images: Iterable[UInt8[np.ndarray, "_ _ 3"]]) -> list[frozenset[str]]:
-    """The words in each RGB picture, without case and punctuation.
+def read_words(images: Iterable[UInt8[np.ndarray, "_ _ 3"]]) -> Iterator[frozenset[str]]:
+    """The words in each RGB picture as it comes, without case and punctuation.
 
     Up to a second a picture on one core; letters under some 8 pixels are read badly. Nothing is downloaded.
 
     Raises:
         UserError: the extra ``ocr`` is not installed, or its package has no models inside.
     """
-    engine = _engine()
-    return [words_of(_lines(engine, image)) for image in images]
+    engine = reader()
+    return (words_of(_lines(engine, image)) for image in images)
 
 
 def words_of(lines: Iterable[str]) -> frozenset[str]:
@@ -39,8 +39,12 @@ def words_of(lines: Iterable[str]) -> frozenset[str]:
     return frozenset(word for line in folded for word in re.findall(r"[^\W_]+", line))
 
 
-def _engine() -> Callable[[_Image], Any]:
-    """RapidOCR on its own files: given their paths, it has no reason to download any."""
+def reader() -> Callable[[_Image], Any]:
+    """RapidOCR on its own files: given their paths, it has no reason to download any.
+
+    Raises:
+        UserError: as ``read_words``.
+    """
     try:
         import onnxruntime  # noqa: F401 - what it runs on, and does not ask for
         import rapidocr

@@ -264,6 +264,24 @@ def _patiently(db: sqlite3.Connection, statement: str) -> None:
             time.sleep(0.02)
 
 
+def labelled(run: Path) -> set[str]:
+    """The pairs that somebody has labelled.
+
+    Raises:
+        UserError: the file is no database of labels.
+    """
+    if not has_labels(run):
+        return set()
+    path = run / FILE
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+            return {pair for (pair,) in db.execute("SELECT DISTINCT pair FROM labels")}
+    except sqlite3.Error as error:
+        raise UserError(
+            f"The file {str(path)!r} is no database of labels ({error}): move it away."
+        ) from error
+
+
 def has_labels(run: Path) -> bool:
     """Whether anybody has begun to label a run's pairs."""
     return (run / FILE).exists()

@@ -9,16 +9,18 @@ import hashlib
 import re
 import shlex
 import shutil
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from paribus.comparison import Comparison, Pair, Which
 from paribus.errors import UserError
-from paribus.files import whole_file, whole_folder, write_json
+from paribus.files import disk_errors, whole_file, whole_folder, write_json
 from paribus.report import explore_pictures as small
 from paribus.report.explore_figures import STEPS, chart, heat
 from paribus.report.explore_tables import BOTH, Block, blocks, identity, sections, write_tables
@@ -27,6 +29,7 @@ from paribus.report.page import TEMPLATES, breakable, digest
 from paribus.report.schema import comparison_record
 from paribus.report.tables import SECTIONS, bounds, interval, is_share, number
 from paribus.results import Difference
+from paribus.stats import holm, interval_p
 
 FIRST = 24
 """Pairs that are in the page itself; the script makes the others when they are asked for."""
@@ -66,9 +69,7 @@ def write_comparison(found: Comparison, pictures: Path, folder: Path) -> Path:
     for name in names:
         if Path(name).name != name or not (pictures / name).is_file():
             raise UserError(f"{pictures} has no picture {name!r}, which the comparison shows: compare again.")
-    tables = {f"{name}.{kind}" for name in {*_TABLES, *SECTIONS, *sections(found)} for kind in ("csv", "tex")}
-    _refuse_strangers(folder / "pairs", {*names, "pairs.json"})
-    _refuse_strangers(folder / "tables", tables)
+    check_folder(folder)
     text = render(found, pictures)
     path = folder / "report.html"
     with (
@@ -89,12 +90,34 @@ def write_comparison(found: Comparison, pictures: Path, folder: Path) -> Path:
 _TABLES = ("measures", "differences", "layers", "pairs")
 
 
+def check_folder(folder: Path) -> None:
+    """See that a report can be written to a folder: two of its folders are replaced as a whole.
+
+    Raises:
+        UserError: it is a file, may not be written to, or one of the two holds what no comparison wrote.
+    """
+    with disk_errors(folder), tempfile.TemporaryFile(dir=_there(folder)):
+        pass
+    _refuse_strangers(folder / "pairs", {"pairs.json"})
+    _refuse_strangers(
+        folder / "tables", {f"{name}.{kind}" for name in (*_TABLES, *SECTIONS) for kind in ("csv", "tex")}
+    )
+
+
+def _there(folder: Path) -> Path:
+    """The folder, or the first above it that is there."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    return place
+
+
 def _one_line(name: str) -> str:
     return " ".join(name.split()) or "unnamed"
 
 
 def _refuse_strangers(folder: Path, ours: set[str]) -> None:
-    """A folder is replaced as a whole, so it must hold nothing of anybody else's."""
+    """It must hold nothing of anybody else's."""
     there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     strangers = sorted(name for name in there - ours if not re.fullmatch(r"\d{5}\.webp", name))
     if strangers:
@@ -190,7 +213,10 @@ def facts(found: Comparison) -> list[tuple[str, str, str]]:
 
 
 def said(found: Comparison) -> list[str]:
-    """What was found, in sentences with intervals: how alike the two are, then what each follows more."""
+    """What was found, in sentences with intervals: how alike the two are, then what each follows more.
+
+    What is followed more is said of differences that stay clear for all factors together (Holm).
+    """
     names = {which: shorten(encoder.name, 40) for which, encoder in found.encoders.items()}
     common = [m for m in found.measures if m.arm == BOTH and m.section == "similarity"]
     out = []
@@ -198,6 +224,8 @@ def said(found: Comparison) -> list[str]:
         parts = [f"{m.metric} {interval(m.value, m.low, m.high, is_share(m.metric))}" for m in common]
         out.append(f"How alike the two are, from 0 to 1: {_joined(parts)} (n = {common[0].n:,})")
     steps = [d for d in found.differences if d.section == FACTORS and d.metric.startswith("standard")]
+    sure = holm(np.array([interval_p(d.value, d.low, d.high) for d in steps])) < 0.05
+    together = {d.task for d, clear in zip(steps, sure, strict=True) if clear}
     sides: tuple[tuple[Which, int], ...] = (("a", 1), ("b", -1))
     metrics = {d.metric for d in steps}
     followed = {  # what neither follows cannot be followed more
@@ -205,7 +233,8 @@ def said(found: Comparison) -> list[str]:
         for which, _ in sides
     }
     for which, sign in sides:
-        clear = [d for d in steps if (d.low if sign > 0 else -d.high) > 0 and d.task in followed[which]]
+        wanted = together & followed[which]
+        clear = [d for d in steps if (d.low if sign > 0 else -d.high) > 0 and d.task in wanted]
         clear = sorted(clear, key=lambda d: -abs(d.value))[:3]
         if clear:
             tasks = _joined([f"{d.task} (by {_plain(d)})" for d in clear])

@@ -1,6 +1,7 @@
 """The numbers of a comparison as tables: a line for both encoders and their difference; CSV; LaTeX."""
 
 import csv
+import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -174,8 +175,10 @@ def _pair(found: Comparison, place: int, names: Mapping[Which, str]) -> dict[str
 
 
 def identity(found: Comparison, place: int) -> str:
-    """What a pair is called in every file and in the page's address."""
-    return f"{found.pairs[place].alike}-{place:03d}"
+    """What a pair is called in every file and in the page's address; the same whenever it is compared."""
+    pair = found.pairs[place]
+    keys = "\0".join(found.shown[side].key for side in (pair.left, pair.right))
+    return f"{pair.alike}-{hashlib.sha256(keys.encode('utf-8', 'surrogatepass')).hexdigest()[:10]}"
 
 
 def _named(arm: str, names: Mapping[Which, str]) -> str:

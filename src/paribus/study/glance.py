@@ -86,6 +86,11 @@ class Glance(Stage[GlanceRecord]):
             save_file({f"{place:03d}": rows for place, rows in enumerate(layers)}, path)
         return GlanceRecord(about=eye.about, pictures=len(images), layers=len(layers))
 
+    def check(self, runtime: Runtime) -> None:
+        """See that the encoder can be opened, if it is still to look."""
+        if self.stored_config(runtime) is None:
+            self.eye()
+
     def eye(self) -> Eye:
         """The encoder."""
         return open_eye(self.weights, Path(self.root))

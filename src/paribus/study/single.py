@@ -148,7 +148,7 @@ def single(
     truth = split.classes[split.test]
     right: Bool[np.ndarray, " M"] = READERS[how](features, split, seed, device) == truth
     most = np.bincount(split.classes[split.train]).argmax()
-    accuracy = stats.bootstrap_mean(right.astype(np.float64), seed=seed)
+    accuracy = stats.proportion(right)
     return Single(accuracy, float(np.mean(truth == most)), split)
 
 
@@ -186,6 +186,6 @@ def name_pictures(
     rows = np.array([place for place, label in enumerate(labels) if label])
     told = np.array([names.index(labels[place]) for place in rows])
     right = choose(seen[rows], texts) == told
-    accuracy = stats.bootstrap_mean(right.astype(np.float64), seed=seed)
+    accuracy = stats.proportion(right)
     chance = float(np.bincount(told).max() / len(told))
     return Named(accuracy, chance, len(names), len(labels) - len(rows))

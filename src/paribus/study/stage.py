@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from paribus.errors import UserError
-from paribus.files import disk_errors, sha256, write_json
+from paribus.files import make_folder, sha256, write_json
 from paribus.train.distributed import agreed
 from paribus.types import Config, Runtime
 
@@ -177,8 +177,7 @@ class Stage(BaseModel, Generic[R]):
 
     def _fill(self, runtime: Runtime) -> None:
         folder = self.folder(runtime)
-        with disk_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         with _locked(folder, self.name):
             if self.cached(runtime) is not None:
                 return

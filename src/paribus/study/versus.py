@@ -29,9 +29,10 @@ from paribus.results import Difference, Measure
 from paribus.stats import Estimate
 from paribus.study.evaluate import SYMBOL_METRICS
 from paribus.study.glance import Glance
-from paribus.study.likeness import explain
+from paribus.study.likeness import explain, sampled
 from paribus.study.pictures import PicturesRecord
 from paribus.study.stage import Stage
+from paribus.study.written import Written
 from paribus.types import Config, Runtime
 
 PAIRS = "pairs.parquet"
@@ -73,13 +74,14 @@ class Versus(Stage[Comparison]):
     """Two encoders on the same pictures: how they differ, with intervals, and the pairs they disagree on."""
 
     name: ClassVar[str] = "versus"
-    version: int = 5
+    version: int = 6
     a: Glance
     b: Glance
     told: str = Field("", description="digest of captions and labels")
     captions: tuple[str, ...] = Field((), description="one for each picture, empty for none; or nothing")
     labels: dict[str, tuple[str, ...]] = Field({}, description="known factor -> its value for each picture")
     pairing: Pairing = Pairing()
+    words: bool = Field(False, description="whether what is written in pictures is a factor too")
     seed: int = 0
 
     _exclude_from_cls_uid: ClassVar[tuple[str, ...]] = ("captions", "labels")
@@ -101,14 +103,16 @@ class Versus(Stage[Comparison]):
         )
         rows = [*_rows(mined.a_high), *_rows(mined.b_high)]
         usable = np.flatnonzero(is_picture(looks))
+        chosen = sampled(usable, self.captions, self.labels, self.seed)
         likeness = explain(
             images,
-            usable,
+            chosen,
             one["pictures"],
             two["pictures"],
             rows,
             captions=self.captions,
             labels=self.labels,
+            words=self._written(chosen, runtime),
             seed=self.seed,
         )
         gallery = _Gallery(images, self.captions, self.labels)
@@ -124,7 +128,7 @@ class Versus(Stage[Comparison]):
         return Comparison(
             encoders={"a": _encoder(self.a.run(runtime).about), "b": _encoder(self.b.run(runtime).about)},
             folder=self.a.pictures.root,
-            pictures=_counted(record),
+            pictures=_counted(record) | self._captioned(usable),
             faults=record.faults,
             thresholds={"a": mined.thresholds["a"], "b": mined.thresholds["b"]},
             mined=mined.counts,
@@ -140,6 +144,18 @@ class Versus(Stage[Comparison]):
             seed=self.seed,
             environment={},
         )
+
+    def _written(self, rows: Int[np.ndarray, " S"], runtime: Runtime) -> list[frozenset[str]]:
+        """What is written in some pictures, if that was asked for."""
+        if not self.words:
+            return []
+        stage = Written(pictures=self.a.pictures, rows=tuple(rows.tolist()))
+        stage.run(runtime)
+        return stage.open(runtime)
+
+    def _captioned(self, usable: Int[np.ndarray, " U"]) -> dict[str, str]:
+        told = sum(bool(self.captions[row]) for row in usable) if self.captions else 0
+        return {"with a caption": f"{told:,} of {len(usable):,}"} if self.captions else {}
 
     def _numbers(
         self,
@@ -218,11 +234,17 @@ class Versus(Stage[Comparison]):
 
 
 def versus_of(
-    a: Glance, b: Glance, captions: tuple[str, ...], labels: dict[str, tuple[str, ...]], pairing: Pairing
+    a: Glance,
+    b: Glance,
+    captions: tuple[str, ...],
+    labels: dict[str, tuple[str, ...]],
+    pairing: Pairing,
+    *,
+    words: bool = False,
 ) -> Versus:
     """The stage of two encoders and what is said of the pictures."""
     told = hashlib.sha256(json.dumps([captions, labels]).encode()).hexdigest()
-    return Versus(a=a, b=b, told=told, captions=captions, labels=labels, pairing=pairing)
+    return Versus(a=a, b=b, told=told, captions=captions, labels=labels, pairing=pairing, words=words)
 
 
 def write_pairs(shown: Sequence[Shown], pairs: Sequence[Pair], counts: Mapping[str, int], path: Path) -> None:
