@@ -19,6 +19,7 @@ from study import Done, leftovers, paribus
 
 from paribus.annotate.store import Store, labelled, read_pairs
 from paribus.comparison import Comparison
+from paribus.study.glance import cut_and_flipped
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 WORDS = {**SMALL, "vocab_size": 100, "intermediate_size": 64, "bos_token_id": 0, "eos_token_id": 1}
@@ -201,6 +202,26 @@ def test_numbers_have_intervals(compared):
     assert got.layers.values[-1][-1] == pytest.approx(
         next(row.value for row in got.measures if row.metric == "CKA"), abs=1e-6
     )
+
+
+def test_what_a_window_does_to_a_picture_is_measured(compared):
+    got = found(compared[0])
+    name = "alignment of a picture with itself, cut and flipped"
+    one, other = (row for row in got.measures if row.metric == name)
+    assert 0 < one.value < 2 and 0 < other.value < 2 and one.n == 63
+    (step,) = (row for row in got.differences if row.metric == name)
+    assert step.value == pytest.approx(one.value - other.value)
+
+
+@pytest.mark.parametrize("shape", [(40, 60, 3), (1, 300, 3), (7, 7, 3)])
+def test_a_window_is_half_of_a_picture_or_more(shape):
+    image = np.arange(np.prod(shape)).reshape(shape).astype(np.uint8)
+    seen = [cut_and_flipped(image, row) for row in range(40)]
+    assert all(np.array_equal(one, cut_and_flipped(image, row)) for row, one in enumerate(seen))
+    areas = np.array([one.shape[0] * one.shape[1] / shape[0] / shape[1] for one in seen])
+    assert (areas > 0.4).all() and areas.max() <= 1 and len({one.tobytes() for one in seen}) > 10
+    values = {one.tobytes() for one in image.reshape(-1, 3)}
+    assert all(pixel.tobytes() in values for one in seen for pixel in one.reshape(-1, 3))
 
 
 def test_features_are_made_once_and_the_same_comes_again(place, compared):

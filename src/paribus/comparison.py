@@ -83,6 +83,7 @@ class Comparison(Config):
     pairs: list[Pair]
     near: dict[str, dict[Which, list[Near]]] = Field(description="place in shown -> nearest pictures")
     left_out: dict[str, str] = Field(description="factor that could not be measured -> why")
+    symbols: str = Field("", description="a sheet of the symbols under pairs/, if they were looked at")
     seed: int
     command: str = Field("", description="what was typed")
     environment: dict[str, str]

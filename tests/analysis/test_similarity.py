@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from paribus.analysis.similarity import (
+    alignment,
     centred_unit,
     effective_rank,
     linear_cka,
@@ -97,3 +98,11 @@ def test_effective_rank():
 def test_bad_input_is_named(call, names):
     with pytest.raises(UserError, match=names):
         call()
+
+
+def test_alignment_is_twice_what_the_cosine_lacks():
+    rng = np.random.default_rng(4)
+    a, b = rng.normal(size=(2, 30, 7)).astype(np.float32)
+    cosines = [float(x @ y / np.linalg.norm(x) / np.linalg.norm(y)) for x, y in zip(a, b, strict=True)]
+    np.testing.assert_allclose(alignment(a, b), 2 - 2 * np.array(cosines), rtol=1e-5)
+    np.testing.assert_allclose(alignment(a, 3 * a), 0, atol=1e-12)

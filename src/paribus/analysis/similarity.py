@@ -92,6 +92,16 @@ def uniformity(x: Float[np.ndarray, "N D"], *, t: float = 2.0) -> float:
     return float(np.log((total - itself) / (len(x) * (len(x) - 1))))
 
 
+def alignment(x: Float[np.ndarray, "N D"], altered: Float[np.ndarray, "N D"]) -> Float[np.ndarray, " N"]:
+    """Wang and Isola's (2020) alignment, picture by picture: squared distance of unit vectors of two views.
+
+    0 is the same direction, 2 a right angle.
+    """
+    step = unit(x.astype(np.float64)) - unit(altered.astype(np.float64))
+    values: Float[np.ndarray, " N"] = (step**2).sum(axis=1)
+    return values
+
+
 def effective_rank(x: Float[np.ndarray, "N D"]) -> float:
     """Exponential of the entropy of the normalised singular values (Roy and Vetterli 2007), 1 to min(N, D).
 

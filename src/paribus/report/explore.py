@@ -65,7 +65,7 @@ def write_comparison(found: Comparison, pictures: Path, folder: Path) -> Path:
     """
     found = found.called(*(_one_line(found.encoders[which].name) for which in ("a", "b")))
     record = comparison_record(found)
-    names = list(dict.fromkeys(shown.picture for shown in found.shown))
+    names = list(dict.fromkeys([*(shown.picture for shown in found.shown), *filter(None, [found.symbols])]))
     for name in names:
         if Path(name).name != name or not (pictures / name).is_file():
             raise UserError(f"{pictures} has no picture {name!r}, which the comparison shows: compare again.")
@@ -98,7 +98,7 @@ def check_folder(folder: Path) -> None:
     """
     with disk_errors(folder), tempfile.TemporaryFile(dir=_there(folder)):
         pass
-    _refuse_strangers(folder / "pairs", {"pairs.json"})
+    _refuse_strangers(folder / "pairs", {"pairs.json", "symbols.webp"})
     _refuse_strangers(
         folder / "tables", {f"{name}.{kind}" for name in (*_TABLES, *SECTIONS) for kind in ("csv", "tex")}
     )
@@ -181,6 +181,7 @@ def render(found: Comparison, pictures: Path) -> str:
         charts=_charts(found, names, (looks[names[0]], looks[names[1]])),
         heat=heat(found.layers) if found.layers else [],
         steps=STEPS,
+        sheet=small.sheet(pictures / found.symbols) if found.symbols else None,
         mined=mined(found),
         command=found.command
         or shlex.join(

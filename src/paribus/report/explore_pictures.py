@@ -16,6 +16,8 @@ SIDE = 160
 """Longest side of a picture of a pair, in pixels; smaller ones are kept as they are."""
 THUMB = 56
 """The same of a picture that is only ever a neighbour."""
+SHEET = 640
+"""Longer side of the sheet of symbols."""
 BUDGET = 9_500_000
 """Bytes of all pictures of a page; where there are more, they are drawn more coarsely."""
 COARSER = ((82, 1.0), (68, 1.0), (50, 1.0), (50, 0.7), (45, 0.5))
@@ -87,6 +89,12 @@ def _webp(image: Image.Image, quality: int, scale: float) -> bytes:
 def address(data: str) -> str:
     """A picture as the source of an image."""
     return f"data:image/webp;base64,{data}"
+
+
+def sheet(path: Path) -> str | None:
+    """The sheet of symbols as the source of an image; None if it is damaged."""
+    image = _opened(path, SHEET)
+    return None if image is None else address(base64.b64encode(_webp(image, 82, 1.0)).decode())
 
 
 def called(shown: Shown, length: int = TEXT) -> str:

@@ -1,7 +1,7 @@
 """The stage that has any encoder look at a folder of pictures, each once, prepared its own way."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256 as hashed
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int
+from jaxtyping import Float32, Int, UInt8
 from pydantic import Field
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
@@ -33,6 +33,7 @@ SAMPLED = 1_000
 _BLOCK = 32
 
 Block = Int[np.ndarray, " b"]
+Image = UInt8[np.ndarray, "_ _ 3"]
 
 
 class GlanceRecord(Config):
@@ -47,7 +48,7 @@ class Glance(Stage[GlanceRecord]):
     """All pictures of a folder, and the symbols, through one frozen encoder."""
 
     name: ClassVar[str] = "glance"
-    version: int = 1
+    version: int = 2
     weights: str = Field(description="a folder, or the name of a released encoder")
     digest: str = Field(description="of the folder's files")
     root: str = Field("", description="where folders of released encoders lie")
@@ -57,7 +58,10 @@ class Glance(Stage[GlanceRecord]):
     _exclude_from_cls_uid: ClassVar[tuple[str, ...]] = ("weights", "root")
 
     def compute(self, folder: Path, runtime: Runtime) -> GlanceRecord:
-        """Write ``features.safetensors``: pictures ``[N D]`` and symbols ``[S T D]``; and the layers.
+        """Write ``features.safetensors`` and the layers.
+
+        Features are of pictures ``[N D]``, symbols ``[S T D]``, and of the sampled pictures again, cut and
+        flipped ``[M D]``.
 
         Raises:
             UserError: the encoder cannot be opened, or sees what is not finite.
@@ -75,13 +79,15 @@ class Glance(Stage[GlanceRecord]):
         if len(rest):
             features[rest] = others
         _check(features, self.weights, images)
+        again, _ = _gathered(see(read(sampled, change=cut_and_flipped), layers=False, total=len(sampled)))
         grid = symbol_grid()
         drawn = [image for row in grid for image in row]
         parts = [drawn[at : at + _BLOCK] for at in range(0, len(drawn), _BLOCK)]
         symbols, _ = _gathered(see((eye.prepare(part) for part in parts), layers=False, total=len(drawn)))
         with whole_file(folder / "features.safetensors") as path:
             shaped = symbols.reshape(len(grid), len(grid[0]), -1)
-            save_file({"pictures": features, "symbols": shaped, "sampled": sampled}, path)
+            kept = {"pictures": features, "symbols": shaped, "sampled": sampled, "again": again}
+            save_file(kept, path)
         with whole_file(folder / "layers.safetensors") as path:
             save_file({f"{place:03d}": rows for place, rows in enumerate(layers)}, path)
         return GlanceRecord(about=eye.about, pictures=len(images), layers=len(layers))
@@ -96,7 +102,7 @@ class Glance(Stage[GlanceRecord]):
         return open_eye(self.weights, Path(self.root))
 
     def open(self, runtime: Runtime) -> dict[str, np.ndarray]:
-        """Pictures, symbols, and which pictures were sampled."""
+        """Pictures, symbols, which pictures were sampled, and those cut and flipped."""
         return load_file(self.folder(runtime) / "features.safetensors")
 
     def layers(self, runtime: Runtime) -> list[Float32[np.ndarray, "S _"]]:
@@ -142,12 +148,35 @@ def sample(count: int) -> Int[np.ndarray, " S"]:
     return chosen
 
 
-def _read(images: Folder, rows: Int[np.ndarray, " R"], eye: Eye, workers: int) -> Iterator[Tensor]:
+def cut_and_flipped(image: Image, row: int) -> Image:
+    """A window of half of a picture's area or more, as wide for its height, half of them mirrored."""
+    rng = numpy_rng(0, "glance", "view", row)
+    share = float(np.sqrt(rng.uniform(0.5, 1.0)))
+    height, width = (max(1, round(share * side)) for side in image.shape[:2])
+    top, left = (
+        int(rng.integers(side - part + 1)) for side, part in zip(image.shape, (height, width), strict=False)
+    )
+    window = image[top : top + height, left : left + width]
+    return np.ascontiguousarray(window[:, ::-1] if rng.random() < 0.5 else window)
+
+
+def _as_it_is(image: Image, row: int) -> Image:
+    del row
+    return image
+
+
+def _read(
+    images: Folder,
+    rows: Int[np.ndarray, " R"],
+    eye: Eye,
+    workers: int,
+    change: Callable[[Image, int], Image] = _as_it_is,
+) -> Iterator[Tensor]:
     """Prepared pictures, block by block; some blocks are made ahead in threads."""
     blocks = [rows[at : at + _BLOCK] for at in range(0, len(rows), _BLOCK)]
 
     def prepared(block: Block) -> Tensor:
-        return eye.prepare([images.image(int(row)) for row in block])
+        return eye.prepare([change(images.image(row), row) for row in block.tolist()])
 
     with ThreadPoolExecutor(max(1, workers)) as pool:
         waiting = [pool.submit(prepared, block) for block in blocks[: 2 * workers]]

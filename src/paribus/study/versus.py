@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,14 +20,15 @@ from pydantic import Field
 from paribus.analysis.disagreement import Pairs, is_picture, mine
 from paribus.analysis.factors import FactorDifference
 from paribus.analysis.geometry import geometry, layer_map
-from paribus.analysis.similarity import unit
+from paribus.analysis.similarity import alignment, unit
 from paribus.analysis.symbols import symbol_difference, symbol_test
 from paribus.comparison import Comparison, Encoder, LayerMap, Near, Pair, Shown, Which
 from paribus.data.folder import Folder, key_of
+from paribus.data.symbols import symbol_grid
 from paribus.encoders.eye import EyeAbout
 from paribus.files import whole_file
 from paribus.results import Difference, Measure
-from paribus.stats import Estimate
+from paribus.stats import Estimate, bootstrap_difference, bootstrap_mean
 from paribus.study.evaluate import SYMBOL_METRICS
 from paribus.study.glance import Glance
 from paribus.study.likeness import explain, sampled
@@ -45,6 +47,9 @@ LONGEST = 320
 
 SYMBOL_UNITS = {name: "images" if name == "baseline" else "symbols" for name in SYMBOL_METRICS}
 COEFFICIENT, UNIQUE = "standardised coefficient", "unique R2"
+ALIGNMENT = "alignment of a picture with itself, cut and flipped"
+SYMBOLS = "symbols.webp"
+"""The symbols as they were shown, beside the pairs' pictures."""
 
 Kind = Literal["similarity", "symbols", "factors"]
 Matrix = Float[np.ndarray, "N D"]
@@ -74,7 +79,7 @@ class Versus(Stage[Comparison]):
     """Two encoders on the same pictures: how they differ, with intervals, and the pairs they disagree on."""
 
     name: ClassVar[str] = "versus"
-    version: int = 6
+    version: int = 7
     a: Glance
     b: Glance
     told: str = Field("", description="digest of captions and labels")
@@ -122,6 +127,7 @@ class Versus(Stage[Comparison]):
         ]
         near = gallery.near({"a": one["pictures"], "b": two["pictures"]})
         gallery.save(folder / "pairs")
+        _save(_sheet(), folder / "pairs" / SYMBOLS)
         write_pairs(gallery.shown, pairs, mined.counts, folder / PAIRS)
         measures, differences = self._numbers(one, two, likeness.effects)
         record = self.a.pictures.run(runtime)
@@ -141,6 +147,7 @@ class Versus(Stage[Comparison]):
             pairs=pairs,
             near=near,
             left_out=likeness.left_out,
+            symbols=SYMBOLS,
             seed=self.seed,
             environment={},
         )
@@ -199,10 +206,16 @@ class Versus(Stage[Comparison]):
             for arm, estimates in (("a", found.a), ("b", found.b), ("both", found.common))
             for name, estimate in estimates.items()
         ]
-        return measures, [
+        differences = [
             self._difference("similarity", "geometry", name, estimate)
             for name, estimate in found.difference.items()
         ]
+        first, second = (alignment(side["pictures"][rows], side["again"]) for side in (one, two))
+        for arm, values in (("a", first), ("b", second)):
+            steady = bootstrap_mean(values, seed=self.seed)
+            measures.append(self._measure("similarity", "geometry", ALIGNMENT, arm, steady))
+        step = bootstrap_difference(first, second, seed=self.seed)
+        return measures, [*differences, self._difference("similarity", "geometry", ALIGNMENT, step)]
 
     def _symbols(
         self, one: dict[str, NDArray[np.float32]], two: dict[str, NDArray[np.float32]]
@@ -353,10 +366,21 @@ class _Gallery:
         for row, place in self.places.items():
             picture = Image.fromarray(self.images.image(row))
             picture.thumbnail((LONGEST, LONGEST))
-            out = io.BytesIO()
-            picture.save(out, "WEBP", quality=85)
-            with whole_file(folder / self.shown[place].picture) as path:
-                path.write_bytes(out.getvalue())
+            _save(picture, folder / self.shown[place].picture)
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    out = io.BytesIO()
+    picture.save(out, "WEBP", quality=85)
+    with whole_file(path) as temporary:
+        temporary.write_bytes(out.getvalue())
+
+
+def _sheet() -> Image.Image:
+    """Some of the symbols (across) in every style (down)."""
+    some = symbol_grid()[:: len(symbol_grid()) // 12][:12]
+    small = [[cv2.resize(one, (48, 48), interpolation=cv2.INTER_AREA) for one in row] for row in some]
+    return Image.fromarray(np.concatenate([np.concatenate(row) for row in small], axis=1))
 
 
 def _nearest(
