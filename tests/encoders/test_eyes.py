@@ -8,7 +8,9 @@ import pytest
 import timm
 import torch
 import transformers as hf
+from open_clip import CLIP, image_transform
 from PIL import Image
+from safetensors.torch import save_file
 from sklearn.datasets import load_sample_images
 from timm.models._hub import save_for_hf
 
@@ -176,6 +178,42 @@ def test_it_sees_what_timm_sees(tmp_path, name, args, read):
     seen = eye.look(eye.prepare(photographs()), layers=True)
     assert eye.about.format == "timm" and eye.about.read == read
     assert (seen.vector - expected).abs().max() < 2e-3 * expected.abs().max()
+    assert len(seen.layers) > 1 and torch.equal(seen.layers[-1], seen.vector)
+
+
+TEXT = {"context_length": 16, "vocab_size": 100, "width": 32, "heads": 2, "layers": 1}
+OPEN = {
+    "ResNet": {"layers": [1, 1, 1, 1], "width": 16, "head_width": 32, "image_size": 64},
+    "CoCa": {
+        "layers": 2, "width": 32, "head_width": 16, "patch_size": 8, "image_size": 64,
+        "attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True,
+    },
+    "timm's ResNet": {
+        "timm_model_name": "resnet10t", "timm_pool": "avg", "timm_proj": "linear", "image_size": 64,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OPEN)
+def test_it_sees_what_open_clip_sees(tmp_path, kind):
+    torch.manual_seed(0)
+    model = perturbed(CLIP(24, OPEN[kind], TEXT, output_dict=True)).eval()
+    pixels = {"size": 64, "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.25], "interpolation": "bicubic"}
+    said = {
+        "model_cfg": {"embed_dim": 24, "vision_cfg": OPEN[kind], "text_cfg": TEXT},
+        "preprocess_cfg": pixels,
+    }
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(said))
+    save_file(model.state_dict(), tmp_path / "open_clip_model.safetensors")
+    transform = image_transform(64, is_train=False, mean=pixels["mean"], std=pixels["std"])
+    shown = torch.stack([transform(Image.fromarray(picture)) for picture in photographs()])
+    with torch.no_grad():
+        expected = model.visual.trunk(shown) if "timm" in kind else model.encode_image(shown)
+        expected = expected[0] if isinstance(expected, tuple) else expected
+    eye = open_eye(str(tmp_path))
+    seen = eye.look(eye.prepare(photographs()), layers=True)
+    assert eye.about.format == "open_clip" and eye.about.size == 64
+    assert (seen.vector - expected).abs().max() < 5e-3 * expected.abs().max()
     assert len(seen.layers) > 1 and torch.equal(seen.layers[-1], seen.vector)
 
 

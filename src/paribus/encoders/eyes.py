@@ -1,8 +1,9 @@
 """Opening any encoder as an ``Eye``, told by its files.
 
 Architectures that ``VisionEncoder`` has (ViT, CLIP, SigLIP, MAE, of any library) are read into it. Others of
-transformers' (DINOv2, DINOv3, ConvNeXt and whatever else AutoModel builds) and of timm's are run by their own
-code, never by code out of the folder. How pictures are prepared is read from the files, and told.
+transformers' (DINOv2, DINOv3, ConvNeXt and whatever else AutoModel builds), of timm's and of open_clip's are
+run by their own code, never by code out of the folder. How pictures are prepared is read from the files, and
+told.
 """
 
 from pathlib import Path
@@ -11,10 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from paribus.encoders import foreign_timm
+from paribus.encoders import foreign_open_clip, foreign_timm
 from paribus.encoders.eye import Eye, EyeAbout, Pictures, Sight
 from paribus.encoders.folders import About, read_json, recognised
-from paribus.encoders.foreign_models import TimmEye, TransformersEye
+from paribus.encoders.foreign_models import OPEN_CLIP, OpenClipEye, TimmEye, TransformersEye
 from paribus.encoders.foreign_transformers import INSIDE, KINDS
 from paribus.encoders.published import PUBLISHED, evaluate, load, transform_words
 from paribus.encoders.vision import VisionEncoder
@@ -78,4 +79,6 @@ def open_eye(name: str, root: Path = Path()) -> Eye:
         return TransformersEye(folder)
     if form == "timm" and not foreign_timm.is_plain(read_json(path)):
         return TimmEye(folder)
+    if form == "open_clip" and not foreign_open_clip.is_plain(read_json(folder / OPEN_CLIP)):
+        return OpenClipEye(folder)
     return OwnEye(*load(folder))

@@ -1,4 +1,4 @@
-"""Encoders that are run by the library they were published with: transformers' and timm's.
+"""Encoders that are run by the library they were published with: transformers', timm's and open_clip's.
 
 What is compared is the class token where there is one, else what the model itself pools, else the mean over
 all places; of a layer the class token, else the mean.
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from paribus.encoders.eye import EyeAbout, Pictures, Sight
 from paribus.encoders.folders import read_json, read_tensors
 from paribus.encoders.foreign import IMAGENET, Pixels
+from paribus.encoders.foreign_open_clip import is_timm
+from paribus.encoders.foreign_open_clip import pixels_of as open_clip_pixels
 from paribus.encoders.foreign_timm import pixels_of as timm_pixels
 from paribus.encoders.foreign_transformers import pixels_of as transformers_pixels
 from paribus.encoders.published import evaluate, transform_words
@@ -21,6 +23,7 @@ from paribus.encoders.weights import load_model
 from paribus.errors import UserError
 from paribus.peers import mend_torchvision
 
+OPEN_CLIP = "open_clip_config.json"
 CLASS = ("cls_token", "class_embedding")
 """What libraries call a class token's parameter."""
 
@@ -161,14 +164,73 @@ def _timm_model(said: dict[str, Any], folder: Path) -> nn.Module:
         reason = " ".join(str(error).split())[:200].rstrip(".")
         raise UserError(f"{folder} cannot be built by timm {timm.__version__}: {reason}.") from error
     model: nn.Module = made
+    _fill(model, read_tensors(folder), folder)
+    return model
+
+
+def _fill(model: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:
+    """Load weights; there may be more than the model has, such as a classifier's.
+
+    Raises:
+        UserError: they do not fit, or some are missing.
+    """
     try:
-        told = model.load_state_dict(read_tensors(folder), strict=False)
+        told = model.load_state_dict(tensors, strict=False)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200].rstrip(".")
         raise UserError(f"{folder} is not the model that its config describes: {reason}.") from error
     if told.missing_keys:
         raise UserError(
-            f"{folder} is not the {said['architecture']} that its config describes: "
-            f"{told.missing_keys[0]} is missing ({len(told.missing_keys)} in all)."
+            f"{folder} is not the model that its config describes: {told.missing_keys[0]} is missing "
+            f"({len(told.missing_keys)} in all)."
         )
+
+
+class OpenClipEye(_Foreign):
+    """A folder of open_clip's whose image tower Paribus has not: a ResNet, a CoCa, timm's ConvNeXt.
+
+    Compared is what timm's part pools; of towers of open_clip's own what they give, which is projected.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / OPEN_CLIP
+        said = read_json(path)
+        super().__init__(_image_tower(said["model_cfg"], folder), open_clip_pixels(said, path))
+        self.classed, self.trunk = False, is_timm(said)
+        self.about = self._described(folder, "open_clip", ())
+
+    def _look(self, pixels: Float[Tensor, "B 3 S S"], layers: bool) -> Sight:
+        model: Any = self.model
+        out = (model.trunk if self.trunk else model)(pixels)
+        vector: Tensor = out[0] if isinstance(out, tuple) else out
+        if not layers:
+            return Sight(vector, ())
+        states = model.forward_intermediates(pixels, intermediates_only=True)["image_intermediates"]
+        return Sight(vector, (*(state.mean(dim=(2, 3)) for state in states[:-1]), vector))
+
+
+def _image_tower(said: dict[str, Any], folder: Path) -> nn.Module:
+    """open_clip's image tower with a folder's weights; nothing is downloaded.
+
+    Raises:
+        UserError: open_clip is not installed, does not know the architecture, or the weights do not fit.
+    """
+    mend_torchvision()
+    try:
+        import open_clip
+        from open_clip.model import _build_vision_tower  # the text tower may be one of the hub's
+    except ImportError as error:
+        raise UserError(
+            f"{folder} is no plain ViT of open_clip's: run `pip install 'paribus[open_clip]'`."
+        ) from error
+    tower = {**said["vision_cfg"], "timm_model_pretrained": False}
+    try:
+        model: nn.Module = _build_vision_tower(said["embed_dim"], tower, said.get("quick_gelu", False))
+    except (RuntimeError, TypeError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200].rstrip(".")
+        raise UserError(
+            f"{folder} cannot be built by open_clip {open_clip.__version__}: {reason}."
+        ) from error
+    tensors = read_tensors(folder, "open_clip_model", "open_clip_pytorch_model")
+    _fill(model, {name.removeprefix("visual."): value for name, value in tensors.items()}, folder)
     return model

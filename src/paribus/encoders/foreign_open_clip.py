@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from paribus.encoders import foreign_timm
-from paribus.encoders.foreign import INTERPOLATIONS, OPENAI, Settings, known
+from paribus.encoders.foreign import INTERPOLATIONS, OPENAI, Pixels, Settings, known
 from paribus.encoders.vision import Activation, EncoderConfig
 from paribus.errors import UserError
 
@@ -11,6 +11,22 @@ from paribus.errors import UserError
 def is_timm(said: Settings) -> bool:
     """Whether the image tower is one of timm's."""
     return bool(said["model_cfg"]["vision_cfg"].get("timm_model_name"))
+
+
+def is_plain(said: Settings) -> bool:
+    """Whether the image tower is a ViT that Paribus has: not a ResNet, nor one with a pooler of its own."""
+    tower = said["model_cfg"]["vision_cfg"]
+    if is_timm(said):
+        return foreign_timm.is_plain({"architecture": tower["timm_model_name"]})
+    listed = isinstance(tower.get("layers", 12), list)
+    return not (listed or tower.get("attentional_pool")) and tower.get("pool_type", "tok") == "tok"
+
+
+def pixels_of(said: Settings, where: Path) -> Pixels:
+    """How pictures are prepared for a tower that Paribus has not."""
+    size = said["model_cfg"]["vision_cfg"].get("image_size", 224)
+    side = size[0] if isinstance(size, list) else size
+    return Pixels(image_size=side, **read_pixels(said.get("preprocess_cfg") or {}, where))
 
 
 def read_config(said: Settings, where: Path) -> EncoderConfig:
