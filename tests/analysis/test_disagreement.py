@@ -6,8 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from paribus.analysis import disagreement
-from paribus.analysis.disagreement import Mined, Pairs, alike, dhash, look_at, mine
+from paribus.analysis import search
+from paribus.analysis.disagreement import Cosines, Mined, Pairs, Percentiles, mine
+from paribus.analysis.looks import alike, dhash, look_at
 from paribus.errors import UserError
 
 
@@ -28,7 +29,7 @@ def brute_force(a, b, high, low, keep, per_image, duplicate=lambda i, j: False, 
     ordered = [sorted(c) for c in cosine]
     last = len(pairs) - 1
     bounds = [(o[int(low / 100 * last // 1)], o[int(-(-(high / 100 * last) // 1))]) for o in ordered]
-    bounds = bounds if cosines is None else [cosines["a"], cosines["b"]]
+    bounds = bounds if cosines is None else cosines
     ranks = [
         np.searchsorted(o, c, "left") + np.searchsorted(o, c, "right")
         for o, c in zip(ordered, cosine, strict=True)
@@ -72,10 +73,10 @@ def agree(pairs: Pairs, counts: dict[str, int], direction: str, expected: dict) 
 @pytest.mark.parametrize(
     ("high", "low", "keep", "per_image"), [(90.0, 50.0, 12, 2), (70.0, 60.0, 500, 3), (99.0, 50.0, 5, 1)]
 )
-@pytest.mark.parametrize("block", [7, 64])
-def test_mining_is_brute_force(high, low, keep, per_image, block):
+@pytest.mark.parametrize("tile", [7, 64])
+def test_mining_is_brute_force(high, low, keep, per_image, tile):
     a, b = encoders(60)
-    found = mine(a, b, high=high, low=low, keep=keep, per_image=per_image, block=block)
+    found = mine(a, b, thresholds=Percentiles(low, high), keep=keep, per_image=per_image, tile=tile)
     expected = brute_force(a, b, high, low, keep, per_image)
     assert expected["a"]["pairs"]
     agree(found.a_high, found.counts, "a_high", expected["a"])
@@ -84,23 +85,26 @@ def test_mining_is_brute_force(high, low, keep, per_image, block):
 
 def test_published_thresholds_are_cosines():
     a, b = encoders(60)
-    cosines = {"a": (0.2, 0.7), "b": (0.1, 0.6)}
+    cosines = Cosines((0.2, 0.7), (0.1, 0.6))
     expected = brute_force(a, b, 99, 50, 20, 3, cosines=cosines)
-    found = mine(a, b, cosines=cosines, keep=20, block=17)
+    found = mine(a, b, thresholds=cosines, keep=20, tile=17)
     assert expected["a"]["pairs"] and expected["b"]["pairs"]
     for name, pairs in (("a", found.a_high), ("b", found.b_high)):
         assert list(zip(pairs.left.tolist(), pairs.right.tolist(), strict=True)) == expected[name]["pairs"]
         assert pairs.percentile == pytest.approx(np.array(expected[name]["percentile"]))
-    assert found.thresholds == cosines
+    assert found.thresholds == cosines._asdict()
     with pytest.raises(UserError, match=r"cosines of b are low=0\.9, high=0\.5"):
-        mine(a, b, cosines=cosines | {"b": (0.9, 0.5)}, keep=1)
+        mine(a, b, thresholds=cosines._replace(b=(0.9, 0.5)), keep=1)
 
 
 def test_looks_that_are_known_need_no_pictures():
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (20, 20, 3), dtype=np.uint8) for _ in range(40)]
     a, b = encoders(40)
-    found = [mine(a, b, images=given, keep=10, high=90.0) for given in (images, look_at(images))]
+    found = [
+        mine(a, b, images=given, keep=10, thresholds=Percentiles(high=90.0))
+        for given in (images, look_at(images))
+    ]
     assert found[0].counts == found[1].counts
     assert all(map(np.array_equal, found[0].a_high, found[1].a_high))
 
@@ -108,9 +112,9 @@ def test_looks_that_are_known_need_no_pictures():
 @pytest.mark.parametrize("pool", [1, 5, 40])
 def test_a_small_pool_takes_more_passes_and_finds_the_same(pool, monkeypatch):
     a, b = encoders(60)
-    expected = mine(a, b, high=70.0, low=60.0, keep=40, per_image=2, block=16)
-    monkeypatch.setattr(disagreement, "_POOL", pool)
-    found = mine(a, b, high=70.0, low=60.0, keep=40, per_image=2, block=16)
+    expected = mine(a, b, thresholds=Percentiles(60.0, 70.0), keep=40, per_image=2, tile=16)
+    monkeypatch.setattr(search, "_POOL", pool)
+    found = mine(a, b, thresholds=Percentiles(60.0, 70.0), keep=40, per_image=2, tile=16)
     assert found.counts == expected.counts
     for ours, theirs in zip(
         [*found.a_high, *found.b_high], [*expected.a_high, *expected.b_high], strict=True
@@ -122,7 +126,7 @@ def test_ties_go_to_the_lower_indices():
     """Features of a few exact values, so that most gaps tie."""
     rng = np.random.default_rng(1)
     a, b = np.eye(4)[rng.integers(0, 4, 40)], np.eye(3)[rng.integers(0, 3, 40)]
-    found = mine(a, b, high=80.0, low=50.0, keep=9, per_image=2, block=11)
+    found = mine(a, b, thresholds=Percentiles(50.0, 80.0), keep=9, per_image=2, tile=11)
     expected = brute_force(a, b, 80, 50, 9, 2)
     agree(found.a_high, found.counts, "a_high", expected["a"])
     agree(found.b_high, found.counts, "b_high", expected["b"])
@@ -279,7 +283,7 @@ def test_a_pair_that_looks_like_a_kept_one_is_passed_over():
 
 def test_hub_cap_holds_in_each_direction():
     a, b = encoders(120)
-    found = mine(a, b, high=80.0, low=60.0, keep=200, per_image=2)
+    found = mine(a, b, thresholds=Percentiles(60.0, 80.0), keep=200, per_image=2)
     for pairs in (found.a_high, found.b_high):
         assert np.bincount(np.concatenate([pairs.left, pairs.right])).max() == 2
         assert (pairs.left < pairs.right).all()
@@ -287,14 +291,14 @@ def test_hub_cap_holds_in_each_direction():
 
 def test_half_precision_features_are_accepted():
     a, b = encoders(50, dtype=np.float16)
-    assert len(mine(a, b, high=80.0, keep=4).a_high.left) == 4
+    assert len(mine(a, b, thresholds=Percentiles(high=80.0), keep=4).a_high.left) == 4
 
 
 @pytest.mark.parametrize(
     ("change", "names"),
     [
         ({"b": np.ones((9, 3))}, "30 and 9"),
-        ({"high": 40.0}, "low=50.0, high=40.0"),
+        ({"thresholds": Percentiles(high=40.0)}, "low=50.0, high=40.0"),
         ({"keep": 0}, "keep=0"),
         ({"a": np.ones((30, 4))}, "Encoder a finds"),
         ({"images": [np.zeros((8, 8, 3), np.uint8)] * 30}, "Only 0 of 30"),

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from paribus import stats
-from paribus.analysis.disagreement import Pairs, mine
+from paribus.analysis.disagreement import Pairs, Percentiles, mine
 from paribus.analysis.factors import factor_difference, factor_effects
 from paribus.analysis.neighbours import neighbour_table
 from paribus.analysis.symbols import SymbolTest, symbol_difference, symbol_test
@@ -316,8 +316,7 @@ class Compare(Stage[CompareRecord]):
             two["images"][rows],
             images=images,
             keep=self.keep,
-            high=self.high,
-            low=self.low,
+            thresholds=Percentiles(self.low, self.high),
             seed=self.seed,
             device=str(runtime.torch_device),
         )

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -16,9 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
 
-from paribus.analysis.disagreement import Pairs, is_picture, mine
+from paribus.analysis.disagreement import Cosines, Pairs, Percentiles, mine
 from paribus.analysis.factors import FactorDifference
 from paribus.analysis.geometry import geometry, layer_map
+from paribus.analysis.looks import is_picture
 from paribus.analysis.similarity import unit
 from paribus.analysis.symbols import symbol_difference, symbol_test
 from paribus.comparison import Comparison, Encoder, LayerMap, Near, Pair, Shown, Which
@@ -68,12 +68,18 @@ class Pairing(Config):
         pairs = pictures * (pictures - 1) / 2
         return min(99.0, max(75.0, 100 * (1 - ENOUGH / pairs)))
 
+    def thresholds(self, pictures: int) -> Percentiles | Cosines:
+        """The cosines, if there are any, or the percentiles for so many pictures."""
+        if self.cosines is not None:
+            return Cosines(self.cosines["a"], self.cosines["b"])
+        return Percentiles(self.low, self.alike(pictures))
+
 
 class Versus(Stage[Comparison]):
     """Two encoders on the same pictures: how they differ, with intervals, and the pairs they disagree on."""
 
     name: ClassVar[str] = "versus"
-    version: int = 5
+    version: int = 6
     a: Glance
     b: Glance
     told: str = Field("", description="digest of captions and labels")
@@ -93,9 +99,7 @@ class Versus(Stage[Comparison]):
             two["pictures"],
             images=looks,
             keep=self.pairing.keep,
-            high=self.pairing.alike(len(images)),
-            low=self.pairing.low,
-            cosines=self.pairing.cosines,
+            thresholds=self.pairing.thresholds(len(images)),
             seed=self.seed,
             device=str(runtime.torch_device),
         )
@@ -113,8 +117,8 @@ class Versus(Stage[Comparison]):
         )
         gallery = _Gallery(images, self.captions, self.labels)
         pairs = [
-            *gallery.pairs(mined.a_high, "a", len(usable), likeness.pairs),
-            *gallery.pairs(mined.b_high, "b", len(usable), likeness.pairs[len(mined.a_high.left) :]),
+            *gallery.pairs(mined.a_high, "a", likeness.pairs),
+            *gallery.pairs(mined.b_high, "b", likeness.pairs[len(mined.a_high.left) :]),
         ]
         near = gallery.near({"a": one["pictures"], "b": two["pictures"]})
         gallery.save(folder / "pairs")
@@ -286,28 +290,24 @@ class _Gallery:
             )
         return self.places[row]
 
-    def pairs(
-        self, found: Pairs, alike: Which, count: int, likeness: Sequence[dict[str, float]]
-    ) -> Iterable[Pair]:
+    def pairs(self, found: Pairs, alike: Which, likeness: Sequence[dict[str, float]]) -> Iterable[Pair]:
         """Pairs of one direction, the most extreme first."""
-        total = count * (count - 1) // 2
-        for left, right, cosine, percentile, factors in zip(
+        for left, right, cosine, percentile, rank, factors in zip(
             found.left.tolist(),
             found.right.tolist(),
             found.similarity.tolist(),
             found.percentile.tolist(),
+            found.rank.tolist(),
             likeness,
             strict=False,  # likeness goes on with other pairs
         ):
-            # A percentile is a mid-rank, half a pair below the rank from above.
-            ranks = [max(1, math.floor(total * (1 - each / 100) + 0.5 + 1e-6)) for each in percentile]
             yield Pair(
                 left=self.place(left),
                 right=self.place(right),
                 alike=alike,
                 similarity={"a": cosine[0], "b": cosine[1]},
                 percentile={"a": percentile[0], "b": percentile[1]},
-                rank={"a": ranks[0], "b": ranks[1]},
+                rank={"a": rank[0], "b": rank[1]},
                 factors=factors,
                 shares=[name for name, told in self.labels.items() if told[left] == told[right] != ""],
             )
