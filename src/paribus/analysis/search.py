@@ -115,7 +115,7 @@ class Choice:
 class Search:
     """One direction's candidates: the best ``_POOL`` after ``cursor``, so that any number fits in memory.
 
-    ``cutoff`` is the last gap of ranks that a full pool has room for: of a higher one pairs need not be added.
+    ``cutoff`` is the last gap of ranks that a full pool has room for: pairs of higher ones need not be added.
     """
 
     def __init__(self, hot: int, choice: Choice) -> None:
