@@ -13,7 +13,7 @@ from paribus.analysis.screen import Scan
 from paribus.analysis.tiles import Blocks
 from paribus.errors import UserError
 
-SETTINGS = {"thresholds": Percentiles(60.0, 75.0), "keep": 60, "per_image": 2, "tile": 16}
+SETTINGS = {"thresholds": Percentiles(60.0, 75.0), "keep": 40, "per_image": 2, "tile": 16}
 
 
 def encoders(n: int = 90) -> tuple[np.ndarray, np.ndarray]:
@@ -53,9 +53,9 @@ def stopping(monkeypatch, tiles: int) -> list[int]:
     return seen
 
 
-@pytest.mark.parametrize("pool", [7, 40, 1 << 18])
+@pytest.mark.parametrize("pool", [25, 1 << 18])
 @pytest.mark.parametrize("blocks", [None, Blocks(size=20, count=6)])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_search_stopped_again_and_again_finds_the_same(pool, blocks, seed, often, tmp_path, monkeypatch):
     a, b = encoders()
     given = SETTINGS | {"blocks": blocks}
