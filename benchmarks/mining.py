@@ -105,14 +105,12 @@ def main() -> None:
         cpu = {side: statistics.median(one["cpu"] for one in found[side]) for side in sides}
         peak = {side: max(one["mb"] for one in found[side]) for side in sides}
         told = ", ".join(
-            f"{side} {pairs / took[side]:,.0f} pairs/s, {took[side]:.1f} s, {cpu[side]:.1f} s of processors, {peak[side]:,.0f} MB"
+            f"{side} {pairs / took[side]:,.0f} pairs/s, {took[side]:.1f} s, "
+            f"{cpu[side]:.1f} s of processors, {peak[side]:,.0f} MB"
             for side in sides
         )
-        ratio = (
-            f"ratio {took['faiss'] / took['ours']:.2f}, {cpu['faiss'] / cpu['ours']:.2f} "
-            if "faiss" in took
-            else ""
-        )
+        of = [each["faiss"] / each["ours"] for each in (took, cpu) if "faiss" in each]
+        ratio = f"ratio {of[0]:.2f}, of processors' time {of[1]:.2f} " if of else ""
         print(f"mining {count:,} pictures {ratio}({told})", flush=True)
 
 
