@@ -153,12 +153,18 @@ def test_products_that_are_not_as_good_as_they_should_be_are_noticed(monkeypatch
 
 
 def test_precision_that_others_have_set_is_not_used_and_comes_back(monkeypatch):
-    a, b = encoders(120, "plain")
+    really, seen = torch.mm, set()
+
+    def seeing(x, y, out):
+        seen.add(torch.get_float32_matmul_precision())
+        return really(x, y, out=out)
+
+    monkeypatch.setattr(torch, "mm", seeing)
     monkeypatch.setattr(screen, "_bf16_is_faster", lambda device: False)
-    expected = mine(a, b, keep=9)
     torch.set_float32_matmul_precision("medium")
     try:
-        same(expected, mine(a, b, keep=9))
+        mine(*encoders(120, "plain"), keep=9)
+        assert seen == {"highest"}
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision("highest")

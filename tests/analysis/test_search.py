@@ -77,6 +77,24 @@ def test_a_search_stopped_again_and_again_finds_the_same(pool, blocks, seed, oft
         same(whole, mine(a, b, resume=tmp_path / "state", **given))
 
 
+@pytest.mark.parametrize("passes", [0, 1, 2])
+def test_a_search_stopped_after_the_last_tile_of_a_pass_finds_the_same(passes, often, tmp_path, monkeypatch):
+    a, b = encoders()
+    monkeypatch.setattr(search, "_POOL", 25)
+    whole, really, calls = mine(a, b, **SETTINGS), search.Search.finish, []
+
+    def finish(self):
+        calls.append(self.hot)
+        if len(calls) > 2 * passes:
+            raise Stop
+        really(self)
+
+    with monkeypatch.context() as patched, pytest.raises(Stop):
+        patched.setattr(search.Search, "finish", finish)
+        mine(a, b, resume=tmp_path / "state", **SETTINGS)
+    same(whole, mine(a, b, resume=tmp_path / "state", **SETTINGS))
+
+
 KILLED = """
 import os, sys
 from pathlib import Path

@@ -296,7 +296,7 @@ class Compare(Stage[CompareRecord]):
     """Two encoders on the same pictures: differences with intervals, and the pairs they disagree on."""
 
     name: ClassVar[str] = "compare"
-    version: int = 1
+    version: int = 2
     a: Embedding
     b: Embedding
     keep: int = Field(20, ge=1, description="pairs a direction in the gallery")
