@@ -12,12 +12,13 @@ from paribus.analysis.screen import Bounds, Rows
 from paribus.analysis.tiles import plan
 from paribus.errors import UserError
 
+_BF16_PAYS = screen._bf16_pays
 both = pytest.mark.parametrize("low", [True, False], ids=["bf16", "float32"])
 
 
 @pytest.fixture(autouse=True)
 def _bf16(monkeypatch):
-    monkeypatch.setattr(screen, "_bf16_is_faster", lambda device: True)
+    monkeypatch.setattr(screen, "_bf16_pays", lambda device: True)
 
 
 def rows_of(kind: str, n: int = 90, width: int = 64) -> np.ndarray:
@@ -49,7 +50,7 @@ def exact(x: np.ndarray) -> np.ndarray:
 @both
 @pytest.mark.parametrize("kind", ["plain", "offset", "heavy", "positive", "unlucky", "scales"])
 def test_cosines_lie_in_their_intervals_and_reach_misses_none(kind, low, monkeypatch):
-    monkeypatch.setattr(screen, "_bf16_is_faster", lambda device: low)
+    monkeypatch.setattr(screen, "_bf16_pays", lambda device: low)
     x = rows_of(kind)
     rows, tile = Rows(x, np.arange(len(x))), plan(len(x), 100, None, 0).tiles[0]
     seen = screen._Screen(rows, Bounds(-1.0, 1.0), len(x) ** 2, "cpu")
@@ -118,7 +119,7 @@ def same(one: Mined, other: Mined) -> None:
 @pytest.mark.parametrize("kind", ["plain", "offset", "copies"])
 @pytest.mark.parametrize("pool", [30, 1 << 18])
 def test_screened_decisions_are_those_of_float64(kind, low, pool, monkeypatch):
-    monkeypatch.setattr(screen, "_bf16_is_faster", lambda device: low)
+    monkeypatch.setattr(screen, "_bf16_pays", lambda device: low)
     monkeypatch.setattr("paribus.analysis.search._POOL", pool)
     a, b = encoders(260, kind)
     found = mine(a, b, thresholds=Percentiles(60.0, 85.0), keep=70, per_image=4, tile=64)
@@ -160,7 +161,7 @@ def test_precision_that_others_have_set_is_not_used_and_comes_back(monkeypatch):
         return really(x, y, out=out)
 
     monkeypatch.setattr(torch, "mm", seeing)
-    monkeypatch.setattr(screen, "_bf16_is_faster", lambda device: False)
+    monkeypatch.setattr(screen, "_bf16_pays", lambda device: False)
     torch.set_float32_matmul_precision("medium")
     try:
         mine(*encoders(120, "plain"), keep=9)
@@ -168,6 +169,19 @@ def test_precision_that_others_have_set_is_not_used_and_comes_back(monkeypatch):
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+def test_bf16_is_for_cpus_that_are_fast_at_it():
+    assert not _BF16_PAYS("cuda") and not _BF16_PAYS("mps")
+    assert _BF16_PAYS("cpu") in (True, False)
+
+
+def test_features_may_lie_in_any_order():
+    a, b = encoders(120, "plain")
+    odd = np.zeros((240, 33), np.float32)[::2]
+    odd[:] = b
+    same(mine(a, b, keep=9), mine(np.asfortranarray(a), odd, keep=9))
+    assert not Rows(odd, np.arange(120)).features.strides[0] > 33 * 4
 
 
 def test_features_that_are_not_finite_are_named():

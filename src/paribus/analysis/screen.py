@@ -2,10 +2,10 @@
 
 Unit rows x, y are rounded to bf16 (or float32) ones x', y', and r is the length of the longest x - x', as
 measured. Then |x.y - x'.y'| <= |x - x'| |y| + |x'| |y - y'| <= r + (1 + r) r (Cauchy and Schwarz). Summing D
-products in float32, in any order and with tensor cores' truncation, adds at most (D + 8) 2^-22 |x'| |y'|,
-four times the classical bound (Higham 2002, section 3.1), and the product's own rounding half a unit in its
-last place. So a pair whose interval lies within or outside of both thresholds is decided; float64 decides
-the others, and gives the numbers of all that the pool has room for.
+products in float32, in any order, adds at most (D + 8) 2^-22 |x'| |y'|, four times the classical bound
+(Higham 2002, section 3.1), and the product's own rounding half a unit in its last place. So a pair whose
+interval lies within or outside of both thresholds is decided; float64 decides the others, and gives the
+numbers of all that the pool has room for.
 """
 
 import contextlib
@@ -48,7 +48,8 @@ class Rows:
     """One encoder's features of the images that take part, and cosines of pairs of them."""
 
     def __init__(self, features: Matrix, images: Int[np.ndarray, " n"]) -> None:
-        self.features, self.images = features, images
+        # NumPy would copy all features at every taking of rows that do not lie one after the other.
+        self.features, self.images = np.require(features, requirements=["C", "A"]), images
         self.norms = np.concatenate([np.linalg.norm(self._rows(at), axis=1) for at in _parts(len(images))])
         if not np.isfinite(self.norms).all():
             row = int(images[np.flatnonzero(~np.isfinite(self.norms))[0]])
@@ -96,7 +97,7 @@ class _Screen:
 
     def __init__(self, rows: Rows, bounds: Bounds, cells: int, device: str) -> None:
         width = rows.features.shape[1]
-        low = bounds.high - bounds.low > _NARROW and _bf16_is_faster(device)
+        low = bounds.high - bounds.low > _NARROW and _bf16_pays(device)
         dtype = torch.bfloat16 if low else torch.float32
         self.digits = 8 if low else 24
         self.rounded, longest = rows.rounded(dtype, device)
@@ -161,7 +162,7 @@ class Scan:
 
     def __call__(self, tile: Tile, searches: list[Search]) -> None:
         """Add the tile's candidates of each direction."""
-        with _whole_sums():
+        with _whole_products():
             for screen in self.screens:
                 screen.look(tile)
         for search in searches:
@@ -202,7 +203,7 @@ class Scan:
         """Compare exactly what the pool may have room for, and count the rest."""
         both = (search.hot, 1 - search.hot)
         hot, cold = (self.coarse[k] for k in both)
-        # Below a cosine are more of the reference than the coarse one's before it say, and no more than all.
+        # Below a cosine with k of the coarse reference below it are between k - 1 and k strides of the whole.
         gap = np.searchsorted(cold, found.low[:, 1]) - 1 - np.searchsorted(hot, found.high[:, 0], "right")
         wanted = found.take(2 * _STRIDE * gap <= search.cutoff)
         every = np.ones(len(wanted.i), bool)
@@ -225,24 +226,24 @@ def _parts(n: int) -> list[Int[np.ndarray, " k"]]:
 
 
 @contextlib.contextmanager
-def _whole_sums() -> Iterator[None]:
-    """Products as the bound wants them: no float32 ones by TF32 or bf16, no sums in bf16."""
-    precision, matmul = torch.get_float32_matmul_precision(), torch.backends.cuda.matmul
-    reduced = matmul.allow_bf16_reduced_precision_reduction
+def _whole_products() -> Iterator[None]:
+    """No float32 products by way of TF32 or bf16, which the bound does not cover."""
+    precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
-    matmul.allow_bf16_reduced_precision_reduction = False
     try:
         yield
     finally:
         torch.set_float32_matmul_precision(precision)
-        matmul.allow_bf16_reduced_precision_reduction = reduced
 
 
 @functools.cache
-def _bf16_is_faster(device: str) -> bool:
-    """Than float32, as timed on CPUs: many have no instructions for it. What is found is the same."""
+def _bf16_pays(device: str) -> bool:
+    """Its products are faster here than float32 ones, as timed: many CPUs have no instructions for it.
+
+    On GPUs, where products cost little beside what they leave open, it never pays.
+    """
     if torch.device(device).type != "cpu":
-        return torch.device(device).type == "cuda"
+        return False
     took = []
     for dtype in (torch.bfloat16, torch.float32):
         rows, rounds = torch.ones((512, 512), dtype=dtype), []
