@@ -54,7 +54,7 @@ class Pair(Config):
     alike: Which = Field(description="who finds them alike")
     similarity: dict[Which, Number]
     percentile: dict[Which, Number] = Field(description="among all pairs of that encoder, 0 to 100")
-    rank: dict[Which, int] = Field(description="1: the most alike of all pairs; in large folders about")
+    rank: dict[Which, int] = Field(description="1: the most alike of all pairs; see exact_ranks")
     factors: dict[str, Number] = Field(description="factor -> percentile of its likeness among all pairs")
     shares: list[str] = Field(description="labels and the like that the two pictures share")
 
@@ -76,6 +76,7 @@ class Comparison(Config):
     faults: dict[str, tuple[str, ...]] = Field(description="fault -> the first files that have it")
     thresholds: dict[Which, tuple[Number, Number]] = Field(description="cosines: not alike up to, alike from")
     mined: dict[str, int] = Field(description="counts of mined and removed pairs, by reason")
+    exact_ranks: bool = Field(True, description="ranks are counts, and not estimates from a sample of pairs")
     measures: list[Measure]
     differences: list[Difference]
     layers: LayerMap | None

@@ -1,13 +1,17 @@
 """Pair mining against a brute-force program over all pairs, and the removals on pictures made for them."""
 
 import itertools
+import json
 
 import cv2
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
-from paribus.analysis import disagreement
-from paribus.analysis.disagreement import Mined, Pairs, alike, dhash, look_at, mine
+from paribus.analysis import search
+from paribus.analysis.disagreement import Cosines, Mined, Pairs, Percentiles, mine, write_mined
+from paribus.analysis.looks import alike, dhash, look_at
+from paribus.analysis.tiles import Blocks, plan
 from paribus.errors import UserError
 
 
@@ -18,7 +22,7 @@ def encoders(n: int, seed: int = 0, dtype: type = np.float64) -> tuple[np.ndarra
     return a.astype(dtype), np.concatenate([common, rng.normal(size=(n, 9))], axis=1).astype(dtype)
 
 
-def brute_force(a, b, high, low, keep, per_image, duplicate=lambda i, j: False, cosines=None) -> dict:
+def brute_force(a, b, high, low, keep, per_image, cosines=None, looked=lambda i, j: True) -> dict:
     """All pairs one by one: mid-rank percentiles, thresholds, order and greedy choice, per direction."""
     pairs = list(itertools.combinations(range(len(a)), 2))
     cosine = [
@@ -28,7 +32,7 @@ def brute_force(a, b, high, low, keep, per_image, duplicate=lambda i, j: False, 
     ordered = [sorted(c) for c in cosine]
     last = len(pairs) - 1
     bounds = [(o[int(low / 100 * last // 1)], o[int(-(-(high / 100 * last) // 1))]) for o in ordered]
-    bounds = bounds if cosines is None else [cosines["a"], cosines["b"]]
+    bounds = bounds if cosines is None else cosines
     ranks = [
         np.searchsorted(o, c, "left") + np.searchsorted(o, c, "right")
         for o, c in zip(ordered, cosine, strict=True)
@@ -37,17 +41,15 @@ def brute_force(a, b, high, low, keep, per_image, duplicate=lambda i, j: False, 
         found = [
             p
             for p in range(len(pairs))
-            if cosine[hot][p] >= bounds[hot][1] and cosine[cold][p] <= bounds[cold][0]
+            if cosine[hot][p] >= bounds[hot][1] and cosine[cold][p] <= bounds[cold][0] and looked(*pairs[p])
         ]
         found.sort(key=lambda p: (ranks[cold][p] - ranks[hot][p], cosine[cold][p] - cosine[hot][p], pairs[p]))
-        uses, chosen, duplicates, hubs = [0] * len(a), [], 0, 0
+        uses, chosen, hubs = [0] * len(a), [], 0
         for p in found:
             i, j = pairs[p]
             if len(chosen) == keep:
                 break
-            if duplicate(i, j):
-                duplicates += 1
-            elif max(uses[i], uses[j]) >= per_image:
+            if max(uses[i], uses[j]) >= per_image:
                 hubs += 1
             else:
                 chosen.append(p)
@@ -56,7 +58,8 @@ def brute_force(a, b, high, low, keep, per_image, duplicate=lambda i, j: False, 
             "pairs": [pairs[p] for p in chosen],
             "similarity": [[cosine[0][p], cosine[1][p]] for p in chosen],
             "percentile": [[50 * ranks[0][p] / len(pairs), 50 * ranks[1][p] / len(pairs)] for p in chosen],
-            "counts": (len(found), len(chosen), duplicates, hubs),
+            "rank": [[sum(c > cosine[e][p] for c in cosine[e]) + 1 for e in (0, 1)] for p in chosen],
+            "counts": (len(found), len(chosen), 0, hubs),
         }
     return out
 
@@ -72,35 +75,96 @@ def agree(pairs: Pairs, counts: dict[str, int], direction: str, expected: dict) 
 @pytest.mark.parametrize(
     ("high", "low", "keep", "per_image"), [(90.0, 50.0, 12, 2), (70.0, 60.0, 500, 3), (99.0, 50.0, 5, 1)]
 )
-@pytest.mark.parametrize("block", [7, 64])
-def test_mining_is_brute_force(high, low, keep, per_image, block):
+@pytest.mark.parametrize("tile", [7, 64])
+def test_mining_is_brute_force(high, low, keep, per_image, tile):
     a, b = encoders(60)
-    found = mine(a, b, high=high, low=low, keep=keep, per_image=per_image, block=block)
+    found = mine(a, b, thresholds=Percentiles(low, high), keep=keep, per_image=per_image, tile=tile)
     expected = brute_force(a, b, high, low, keep, per_image)
     assert expected["a"]["pairs"]
     agree(found.a_high, found.counts, "a_high", expected["a"])
     agree(found.b_high, found.counts, "b_high", expected["b"])
+    for pairs, name in ((found.a_high, "a"), (found.b_high, "b")):
+        np.testing.assert_array_equal(pairs.rank, expected[name]["rank"])
+    assert found.pairs == dict.fromkeys(("searched", "population", "reference"), 60 * 59 // 2)
+
+
+@pytest.mark.parametrize(("size", "count"), [(12, 1), (12, 4), (12, 9), (30, 2)])
+def test_blocks_are_brute_force_over_their_pairs(size, count):
+    a, b = encoders(60)
+    blocks, seed = Blocks(size=size, count=count), 6
+    looked = plan(60, 7, blocks, seed)
+    images, pairs = np.sort(looked.images), set()
+    for each in looked.tiles:
+        for i, j in itertools.product(looked.images[each.rows], looked.images[each.columns]):
+            pairs.add((min(i, j), max(i, j)))
+    expected = brute_force(
+        a[images], b[images], 75, 55, 30, 2, looked=lambda i, j: (images[i], images[j]) in pairs
+    )
+    found = mine(
+        a, b, thresholds=Percentiles(55.0, 75.0), keep=30, per_image=2, blocks=blocks, tile=7, seed=seed
+    )
+    for name, one in (("a", found.a_high), ("b", found.b_high)):
+        expected[name]["pairs"] = [(images[i], images[j]) for i, j in expected[name]["pairs"]]
+        assert expected[name]["pairs"]
+        agree(one, found.counts, f"{name}_high", expected[name])
+        np.testing.assert_array_equal(one.rank, expected[name]["rank"])
+    assert found.pairs["searched"] == looked.pairs == len([each for each in pairs if each[0] < each[1]])
+
+
+def test_enough_blocks_are_all_pairs():
+    a, b = encoders(60)
+    every = mine(a, b, thresholds=Percentiles(55.0, 75.0), keep=30)
+    found = mine(a, b, thresholds=Percentiles(55.0, 75.0), keep=30, blocks=Blocks(size=9, count=99))
+    assert (found.counts, found.thresholds, found.pairs) == (every.counts, every.thresholds, every.pairs)
+    assert all(map(np.array_equal, found.a_high, every.a_high))
+    assert all(map(np.array_equal, found.b_high, every.b_high))
+
+
+def test_pairs_are_a_table(tmp_path):
+    images = [picture(seed) for seed in range(40)]
+    images[0] = np.full((30, 50, 3), 240, np.uint8)
+    found = mine(*encoders(40), thresholds=Percentiles(60.0, 80.0), keep=6, images=images)
+    write_mined(found, [f"{at}.png" for at in range(40)], tmp_path / "pairs.parquet")
+    table = pq.read_table(tmp_path / "pairs.parquet")
+    for name in ("counts", "pairs"):
+        assert json.loads(table.schema.metadata[name.encode()]) == getattr(found, name)
+    assert json.loads(table.schema.metadata[b"thresholds"]) == {
+        k: list(v) for k, v in found.thresholds.items()
+    }
+    rows = table.to_pylist()
+    assert [row["alike"] for row in rows] == ["a"] * 6 + ["b"] * 6
+    for row, (left, right, similar, percentile, rank) in zip(
+        rows, [*zip(*found.a_high, strict=True), *zip(*found.b_high, strict=True)], strict=True
+    ):
+        assert (row["left"], row["right"]) == (f"{left}.png", f"{right}.png")
+        for name, values in (("similarity", similar), ("percentile", percentile), ("rank", rank)):
+            assert [row[f"{name}_a"], row[f"{name}_b"]] == values.tolist()
+    with pytest.raises(UserError, match="3 keys for 40 images"):
+        write_mined(found, ["a", "b", "c"], tmp_path / "pairs.parquet")
 
 
 def test_published_thresholds_are_cosines():
     a, b = encoders(60)
-    cosines = {"a": (0.2, 0.7), "b": (0.1, 0.6)}
+    cosines = Cosines((0.2, 0.7), (0.1, 0.6))
     expected = brute_force(a, b, 99, 50, 20, 3, cosines=cosines)
-    found = mine(a, b, cosines=cosines, keep=20, block=17)
+    found = mine(a, b, thresholds=cosines, keep=20, tile=17)
     assert expected["a"]["pairs"] and expected["b"]["pairs"]
     for name, pairs in (("a", found.a_high), ("b", found.b_high)):
         assert list(zip(pairs.left.tolist(), pairs.right.tolist(), strict=True)) == expected[name]["pairs"]
         assert pairs.percentile == pytest.approx(np.array(expected[name]["percentile"]))
-    assert found.thresholds == cosines
+    assert found.thresholds == cosines._asdict()
     with pytest.raises(UserError, match=r"cosines of b are low=0\.9, high=0\.5"):
-        mine(a, b, cosines=cosines | {"b": (0.9, 0.5)}, keep=1)
+        mine(a, b, thresholds=cosines._replace(b=(0.9, 0.5)), keep=1)
 
 
 def test_looks_that_are_known_need_no_pictures():
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (20, 20, 3), dtype=np.uint8) for _ in range(40)]
     a, b = encoders(40)
-    found = [mine(a, b, images=given, keep=10, high=90.0) for given in (images, look_at(images))]
+    found = [
+        mine(a, b, images=given, keep=10, thresholds=Percentiles(high=90.0))
+        for given in (images, look_at(images))
+    ]
     assert found[0].counts == found[1].counts
     assert all(map(np.array_equal, found[0].a_high, found[1].a_high))
 
@@ -108,9 +172,9 @@ def test_looks_that_are_known_need_no_pictures():
 @pytest.mark.parametrize("pool", [1, 5, 40])
 def test_a_small_pool_takes_more_passes_and_finds_the_same(pool, monkeypatch):
     a, b = encoders(60)
-    expected = mine(a, b, high=70.0, low=60.0, keep=40, per_image=2, block=16)
-    monkeypatch.setattr(disagreement, "_POOL", pool)
-    found = mine(a, b, high=70.0, low=60.0, keep=40, per_image=2, block=16)
+    expected = mine(a, b, thresholds=Percentiles(60.0, 70.0), keep=40, per_image=2, tile=16)
+    monkeypatch.setattr(search, "_POOL", pool)
+    found = mine(a, b, thresholds=Percentiles(60.0, 70.0), keep=40, per_image=2, tile=16)
     assert found.counts == expected.counts
     for ours, theirs in zip(
         [*found.a_high, *found.b_high], [*expected.a_high, *expected.b_high], strict=True
@@ -122,7 +186,7 @@ def test_ties_go_to_the_lower_indices():
     """Features of a few exact values, so that most gaps tie."""
     rng = np.random.default_rng(1)
     a, b = np.eye(4)[rng.integers(0, 4, 40)], np.eye(3)[rng.integers(0, 3, 40)]
-    found = mine(a, b, high=80.0, low=50.0, keep=9, per_image=2, block=11)
+    found = mine(a, b, thresholds=Percentiles(50.0, 80.0), keep=9, per_image=2, tile=11)
     expected = brute_force(a, b, 80, 50, 9, 2)
     agree(found.a_high, found.counts, "a_high", expected["a"])
     agree(found.b_high, found.counts, "b_high", expected["b"])
@@ -132,6 +196,12 @@ def test_sampled_percentiles_are_close_to_exact_ones():
     a, b = encoders(500, dtype=np.float32)
     exact, sampled = mine(a, b, keep=20), mine(a, b, keep=20, sample=60_000, seed=4)
     assert exact.thresholds != sampled.thresholds
+    assert sampled.pairs == {"searched": 124_750, "population": 124_750, "reference": 60_000}
+    assert set(sampled.a_high.left) & set(exact.a_high.left)
+    assert (sampled.a_high.rank >= 1).all() and (sampled.a_high.rank <= 124_750).all()
+    np.testing.assert_allclose(
+        sampled.a_high.rank, (1 - sampled.a_high.percentile / 100) * 124_750 + 0.5, atol=1
+    )
     for name in "ab":
         np.testing.assert_allclose(exact.thresholds[name], sampled.thresholds[name], atol=0.01)
     again = mine(a, b, keep=20, sample=60_000, seed=4)
@@ -279,7 +349,7 @@ def test_a_pair_that_looks_like_a_kept_one_is_passed_over():
 
 def test_hub_cap_holds_in_each_direction():
     a, b = encoders(120)
-    found = mine(a, b, high=80.0, low=60.0, keep=200, per_image=2)
+    found = mine(a, b, thresholds=Percentiles(60.0, 80.0), keep=200, per_image=2)
     for pairs in (found.a_high, found.b_high):
         assert np.bincount(np.concatenate([pairs.left, pairs.right])).max() == 2
         assert (pairs.left < pairs.right).all()
@@ -287,14 +357,14 @@ def test_hub_cap_holds_in_each_direction():
 
 def test_half_precision_features_are_accepted():
     a, b = encoders(50, dtype=np.float16)
-    assert len(mine(a, b, high=80.0, keep=4).a_high.left) == 4
+    assert len(mine(a, b, thresholds=Percentiles(high=80.0), keep=4).a_high.left) == 4
 
 
 @pytest.mark.parametrize(
     ("change", "names"),
     [
         ({"b": np.ones((9, 3))}, "30 and 9"),
-        ({"high": 40.0}, "low=50.0, high=40.0"),
+        ({"thresholds": Percentiles(high=40.0)}, "low=50.0, high=40.0"),
         ({"keep": 0}, "keep=0"),
         ({"a": np.ones((30, 4))}, "Encoder a finds"),
         ({"images": [np.zeros((8, 8, 3), np.uint8)] * 30}, "Only 0 of 30"),

@@ -143,7 +143,7 @@ def test_a_pair_is_looked_at_by_mouse(view: Any, found: Comparison) -> None:
     assert found.shown[pair.left].caption in text and found.shown[pair.right].key in text
     for which in ("a", "b"):
         assert f"{pair.percentile[which]:.1f}" in text  # type: ignore[index]
-        assert f"{pair.rank[which]:,} of 404,550" in text  # type: ignore[index]
+        assert f"{pair.rank[which]:,} of 401,856" in text  # type: ignore[index]
     rows = view.eval_on_selector_all(
         ".bars tr", "all => all.map(r => [r.cells[0].textContent, r.cells[2].textContent])"
     )
@@ -326,4 +326,15 @@ def test_its_policy_stops_a_script_and_a_request(browser: Any, address: str, tmp
     view, said, _ = _open(browser, hostile.as_uri(), 800)
     assert view.evaluate("window.ran") is None
     assert len([text for text in said if "Content Security Policy" in text]) >= 3
+    view.close()
+
+
+def test_ranks_of_a_sample_are_called_about(
+    browser: Any, found: Comparison, pictures: Path, tmp_path: Path
+) -> None:
+    path = write_comparison(found.model_copy(update={"exact_ranks": False}), pictures, tmp_path)
+    view, said, _ = _open(browser, path.as_uri(), 1280)
+    view.locator("#cards > li").nth(0).click()
+    assert f"about {found.pairs[0].rank['a']:,} of 401,856" in view.inner_text("dialog")
+    assert said == []
     view.close()

@@ -1,7 +1,7 @@
 """How much of a benchmark a language model has been trained on: by picture, by question, and by name.
 
 A picture is in the mix if the same pixels are, or if a near-duplicate is (another size or compression):
-``disagreement.py``'s hash and colours are alike, and so, since those of drawings on white often are, is a
+``looks.py``'s hash and colours are alike, and so, since those of drawings on white often are, is a
 finer thumbnail. A question is in the mix if somebody asks the same words there,
 whatever the picture, so common questions count. By name, a source is in-domain if LLaVA-1.5's mix has
 training questions of the same data set; these are its train splits, not the benchmark's own questions.
@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from pydantic import Field
 
-from paribus.analysis.disagreement import Looks, alike, look_at
+from paribus.analysis.looks import Looks, alike, look_at
 from paribus.progress import progress
 from paribus.types import IMAGE, Config, Sample
 

@@ -116,8 +116,8 @@ def factors(found: Comparison) -> list[str]:
 def data(found: Comparison, pictures: Mapping[int, str], in_page: set[int]) -> dict[str, Any]:
     """What the page's script reads; pictures ``in_page`` are taken from the page's own images.
 
-    ``factors``: their names. ``counted``: how many pictures were compared, 0 if not told. ``shown``: [name,
-    caption, label, path]; of neighbours the name and the path.
+    ``factors``: their names. ``counted``: how many pictures pairs are of, 0 if not told. ``exact``: whether
+    ranks are. ``shown``: [name, caption, label, path]; of neighbours the name and the path.
     ``pairs``: {id, l, r, w, s, p, k, f, h}: places, who finds them alike; cosines, percentiles and ranks of a
     and b; factors; what they share. ``near``: place -> [of a, of b], each [place, cosine].
     """
@@ -133,7 +133,8 @@ def data(found: Comparison, pictures: Mapping[int, str], in_page: set[int]) -> d
             shown[str(place)] = [called(one, NAME), "", "", cut(one.key, NAME)]
     return {
         "factors": factors(found),
-        "counted": found.mined.get("images", 0),
+        "counted": found.mined.get("images", 0) - found.mined.get("placeholder_images", 0),
+        "exact": found.exact_ranks,
         "names": [found.encoders["a"].name, found.encoders["b"].name],
         "shown": shown,
         "pairs": [_pair(found, place) for place in range(len(found.pairs))],

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from paribus import stats
-from paribus.analysis.disagreement import Pairs, mine
+from paribus.analysis.disagreement import Pairs, Percentiles, mine
 from paribus.analysis.factors import factor_difference, factor_effects
 from paribus.analysis.neighbours import neighbour_table
 from paribus.analysis.symbols import SymbolTest, symbol_difference, symbol_test
@@ -296,7 +296,7 @@ class Compare(Stage[CompareRecord]):
     """Two encoders on the same pictures: differences with intervals, and the pairs they disagree on."""
 
     name: ClassVar[str] = "compare"
-    version: int = 1
+    version: int = 2
     a: Embedding
     b: Embedding
     keep: int = Field(20, ge=1, description="pairs a direction in the gallery")
@@ -316,8 +316,7 @@ class Compare(Stage[CompareRecord]):
             two["images"][rows],
             images=images,
             keep=self.keep,
-            high=self.high,
-            low=self.low,
+            thresholds=Percentiles(self.low, self.high),
             seed=self.seed,
             device=str(runtime.torch_device),
         )

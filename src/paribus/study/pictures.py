@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from pydantic import Field
 from safetensors.numpy import load_file, save_file
 
-from paribus.analysis.disagreement import Looks, look_at
+from paribus.analysis.looks import Looks, look_at
 from paribus.data.conversations import decode_picture
 from paribus.data.folder import Folder, list_pictures, listing_digest
 from paribus.errors import UserError

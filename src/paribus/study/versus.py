@@ -3,23 +3,21 @@
 import hashlib
 import io
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
 import cv2
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
 
-from paribus.analysis.disagreement import Pairs, is_picture, mine
+from paribus.analysis.disagreement import Cosines, Pairs, Percentiles, mine, write_mined
 from paribus.analysis.factors import FactorDifference
 from paribus.analysis.geometry import geometry, layer_map
+from paribus.analysis.looks import is_picture
 from paribus.analysis.similarity import alignment, unit
 from paribus.analysis.symbols import symbol_difference, symbol_test
 from paribus.comparison import Comparison, Encoder, LayerMap, Near, Pair, Shown, Which
@@ -38,6 +36,8 @@ from paribus.study.written import Written
 from paribus.types import Config, Runtime
 
 PAIRS = "pairs.parquet"
+_SEARCHED = ".search.safetensors"
+"""How far the search for pairs has come, in a run that was stopped."""
 ENOUGH = 500
 """Pairs that an encoder finds alike, out of which those are chosen that the other does not."""
 NEAR = 3
@@ -74,12 +74,18 @@ class Pairing(Config):
         pairs = pictures * (pictures - 1) / 2
         return min(99.0, max(75.0, 100 * (1 - ENOUGH / pairs)))
 
+    def thresholds(self, pictures: int) -> Percentiles | Cosines:
+        """The cosines, if there are any, or the percentiles for so many pictures."""
+        if self.cosines is not None:
+            return Cosines(self.cosines["a"], self.cosines["b"])
+        return Percentiles(self.low, self.alike(pictures))
+
 
 class Versus(Stage[Comparison]):
     """Two encoders on the same pictures: how they differ, with intervals, and the pairs they disagree on."""
 
     name: ClassVar[str] = "versus"
-    version: int = 7
+    version: int = 8
     a: Glance
     b: Glance
     told: str = Field("", description="digest of captions and labels")
@@ -100,9 +106,8 @@ class Versus(Stage[Comparison]):
             two["pictures"],
             images=looks,
             keep=self.pairing.keep,
-            high=self.pairing.alike(len(images)),
-            low=self.pairing.low,
-            cosines=self.pairing.cosines,
+            thresholds=self.pairing.thresholds(len(images)),
+            resume=folder / _SEARCHED,
             seed=self.seed,
             device=str(runtime.torch_device),
         )
@@ -122,15 +127,18 @@ class Versus(Stage[Comparison]):
         )
         gallery = _Gallery(images, self.captions, self.labels)
         pairs = [
-            *gallery.pairs(mined.a_high, "a", len(usable), likeness.pairs),
-            *gallery.pairs(mined.b_high, "b", len(usable), likeness.pairs[len(mined.a_high.left) :]),
+            *gallery.pairs(mined.a_high, "a", likeness.pairs),
+            *gallery.pairs(mined.b_high, "b", likeness.pairs[len(mined.a_high.left) :]),
         ]
         near = gallery.near({"a": one["pictures"], "b": two["pictures"]})
         gallery.save(folder / "pairs")
         _save(_sheet(), folder / "pairs" / SYMBOLS)
-        write_pairs(gallery.shown, pairs, mined.counts, folder / PAIRS)
+        told = {name: [pair.factors[name] for pair in pairs] for name in pairs[0].factors} if pairs else {}
+        more = {f"likeness_{name}": values for name, values in told.items()}
+        write_mined(mined, images.keys, folder / PAIRS, more)
         measures, differences = self._numbers(one, two, likeness.effects)
         record = self.a.pictures.run(runtime)
+        (folder / _SEARCHED).unlink(missing_ok=True)
         return Comparison(
             encoders={"a": _encoder(self.a.run(runtime).about), "b": _encoder(self.b.run(runtime).about)},
             folder=self.a.pictures.root,
@@ -138,6 +146,7 @@ class Versus(Stage[Comparison]):
             faults=record.faults,
             thresholds={"a": mined.thresholds["a"], "b": mined.thresholds["b"]},
             mined=mined.counts,
+            exact_ranks=mined.pairs["reference"] == mined.pairs["population"],
             measures=measures,
             differences=differences,
             layers=LayerMap(
@@ -260,27 +269,6 @@ def versus_of(
     return Versus(a=a, b=b, told=told, captions=captions, labels=labels, pairing=pairing, words=words)
 
 
-def write_pairs(shown: Sequence[Shown], pairs: Sequence[Pair], counts: Mapping[str, int], path: Path) -> None:
-    """Pairs as parquet: paths, who finds them alike, cosines, percentiles, ranks; counts in its metadata."""
-    rows = [
-        {
-            "left": shown[pair.left].key,
-            "right": shown[pair.right].key,
-            "alike": pair.alike,
-            **{
-                f"{name}_{which}": value
-                for name in ("similarity", "percentile", "rank")
-                for which, value in getattr(pair, name).items()
-            },
-            **{f"likeness_{name}": value for name, value in pair.factors.items()},
-        }
-        for pair in pairs
-    ]
-    table = pa.Table.from_pylist(rows).replace_schema_metadata({"counts": json.dumps(counts)})
-    with whole_file(path) as temporary:
-        pq.write_table(table, temporary)
-
-
 def _rows(pairs: Pairs) -> list[tuple[int, int]]:
     return list(zip(pairs.left.tolist(), pairs.right.tolist(), strict=True))
 
@@ -321,28 +309,24 @@ class _Gallery:
             )
         return self.places[row]
 
-    def pairs(
-        self, found: Pairs, alike: Which, count: int, likeness: Sequence[dict[str, float]]
-    ) -> Iterable[Pair]:
+    def pairs(self, found: Pairs, alike: Which, likeness: Sequence[dict[str, float]]) -> Iterable[Pair]:
         """Pairs of one direction, the most extreme first."""
-        total = count * (count - 1) // 2
-        for left, right, cosine, percentile, factors in zip(
+        for left, right, cosine, percentile, rank, factors in zip(
             found.left.tolist(),
             found.right.tolist(),
             found.similarity.tolist(),
             found.percentile.tolist(),
+            found.rank.tolist(),
             likeness,
             strict=False,  # likeness goes on with other pairs
         ):
-            # A percentile is a mid-rank, half a pair below the rank from above.
-            ranks = [max(1, math.floor(total * (1 - each / 100) + 0.5 + 1e-6)) for each in percentile]
             yield Pair(
                 left=self.place(left),
                 right=self.place(right),
                 alike=alike,
                 similarity={"a": cosine[0], "b": cosine[1]},
                 percentile={"a": percentile[0], "b": percentile[1]},
-                rank={"a": ranks[0], "b": ranks[1]},
+                rank={"a": rank[0], "b": rank[1]},
                 factors=factors,
                 shares=[name for name, told in self.labels.items() if told[left] == told[right] != ""],
             )

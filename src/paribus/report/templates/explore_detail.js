@@ -74,10 +74,11 @@ function nearest(at, side, pair) {
   return box;
 }
 
-/** A rank among all pairs; of how many, where there is room. */
+/** A rank among all pairs, about where a sample gave it; of how many, where there is room. */
 function ranked(rank) {
   const all = data.counted ? (data.counted * (data.counted - 1)) / 2 : 0;
-  return [rank.toLocaleString("en-US"), make("span", "of-all", all ? ` of ${all.toLocaleString("en-US")}` : "")];
+  const about = data.exact ? "" : "about ";
+  return [about + rank.toLocaleString("en-US"), make("span", "of-all", all ? ` of ${all.toLocaleString("en-US")}` : "")];
 }
 
 /** Fill the dialog with a pair. */
