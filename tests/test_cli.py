@@ -253,3 +253,16 @@ def test_the_shipped_quickstart_is_a_study():
     study = load_study(QUICKSTART)
     assert study.control.level == "recipe" and study.expect is not None
     assert len(study.stages()) > len(study.arms)
+
+
+def test_a_place_that_may_not_be_entered_is_one_sentence(monkeypatch, capsys):
+    def forbidden(words):
+        raise PermissionError(13, "Permission denied", "/secret/mix.json")
+
+    from paribus import cli
+
+    monkeypatch.setattr(cli, "app", forbidden)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "paribus: /secret/mix.json may not be read or written: mend that.\n"

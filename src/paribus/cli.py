@@ -280,6 +280,9 @@ def main() -> None:
     except UserError as error:
         print(f"paribus: {error}", file=sys.stderr)
         sys.exit(2)
+    except PermissionError as error:
+        print(f"paribus: {error.filename} may not be read or written: mend that.", file=sys.stderr)
+        sys.exit(2)
     except SystemExit as end:
         if end.code == INTERRUPTED:
             print("paribus: interrupted; run the same command again to go on", file=sys.stderr)

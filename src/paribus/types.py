@@ -23,6 +23,14 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Stamp(Config):
+    """What a file was like when it was read."""
+
+    bytes: int
+    mtime: int = Field(description="when it was last written, in nanoseconds; if equal, nothing is compared")
+    sha256: str
+
+
 class Features(NamedTuple):
     """What a vision encoder returns, and the only thing it returns."""
 

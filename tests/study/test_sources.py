@@ -1,6 +1,7 @@
 """Files that lie outside of the cache: what is noticed when they change, and what is lost with it."""
 
 import json
+import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,15 +10,16 @@ from typing import ClassVar
 import pytest
 from filelock import FileLock
 from pydantic import Field
-from vqa.published import jpeg, mmvp, pope
+from vqa.published import jpeg, mmvp, naturalbench, pope
 
 from paribus.errors import UserError
 from paribus.study import sources
 from paribus.study import stage as stage_module
-from paribus.study.sources import Stamp, beside, differing, renew, rewritten, stamped
+from paribus.study.sources import beside, differing, renew, rewritten, stamped
 from paribus.study.stage import BEGUN, CHECKPOINTS, LOCK, RECORD, Stage
 from paribus.study.talks import Published
-from paribus.types import Config, Runtime
+from paribus.types import Config, Runtime, Stamp
+from paribus.vqa import store
 from study import leftovers
 
 
@@ -114,7 +116,8 @@ def test_pictures_beside_tables_are_compared_where_they_are(tmp_path):
     for path in (table, near, far):
         path.parent.mkdir(exist_ok=True)
         path.write_text(path.name)
-    before = beside([table], {far, near})
+    stamps = {path: stamped([path])[path.name] for path in (far, near)}
+    before = beside([table], stamps)
     assert set(before) == {"p/1.jpg", far.as_posix()}
     assert rewritten(before, lambda: [table]) == rewritten(before, list) == ""
     shutil.copytree(tmp_path / "t", tmp_path / "moved")
@@ -299,8 +302,13 @@ def test_runs_that_begin_together_do_not_trip_over_each_other(place):
         (mmvp, "MMVP Images/3.jpg", "MMVP Images/99.jpg"),
     ],
 )
-def test_a_benchmarks_pictures_are_noticed_too(tmp_path, layout, picture, other):
-    stage = Published(config=layout(tmp_path))
+@pytest.mark.parametrize("spelt", ["absolute", "relative"])
+def test_a_benchmarks_pictures_are_noticed_too(tmp_path, monkeypatch, layout, picture, other, spelt):
+    monkeypatch.chdir(tmp_path)
+    given = layout(tmp_path)
+    if spelt == "relative":
+        given |= {key: os.path.relpath(given[key]) for key in ("path", "images") if key in given}
+    stage = Published(config=given)
     runtime = Runtime(cache=tmp_path / "cache")
     before = stage.run(runtime)
     (tmp_path / other).write_bytes(jpeg(7))
@@ -308,3 +316,33 @@ def test_a_benchmarks_pictures_are_noticed_too(tmp_path, layout, picture, other)
     (tmp_path / picture).write_bytes(jpeg(7))
     assert list(renew([stage], runtime, ())) == [f"{tmp_path / picture} has changed"]
     assert stage.run(runtime).digest != before.digest
+
+
+def test_a_picture_that_changes_while_it_is_read_is_noticed_later(tmp_path, monkeypatch):
+    stage, runtime = Published(config=mmvp(tmp_path)), Runtime(cache=tmp_path / "cache")
+    write = store.write
+
+    def write_and_change(*given):
+        write(*given)
+        (tmp_path / "MMVP Images" / "3.jpg").write_bytes(jpeg(9))
+
+    monkeypatch.setattr(store, "write", write_and_change)
+    stage.run(runtime)
+    assert list(renew([stage], runtime, ())) == [f"{tmp_path / 'MMVP Images' / '3.jpg'} has changed"]
+
+
+def test_questions_that_a_kill_left_in_part_are_read_anew(tmp_path):
+    stage, runtime = Published(config=mmvp(tmp_path)), Runtime(cache=tmp_path / "cache")
+    before = stage.run(runtime)
+    (stage.folder(runtime) / RECORD).unlink()
+    (stage.folder(runtime) / "questions" / "meta.json").unlink()
+    assert stage.run(runtime) == before
+
+
+def test_what_a_file_manager_leaves_is_no_part_of_a_benchmark(tmp_path):
+    stage, runtime = Published(config=naturalbench(tmp_path)), Runtime(cache=tmp_path / "cache")
+    stage.run(runtime)
+    (tmp_path / "data" / "._train-00000-of-00003.parquet").write_bytes(b"nothing")
+    (tmp_path / "README.md").write_text("of the benchmark")
+    assert list(renew([stage], runtime, ())) == []
+    assert stage.changed(version=99).run(runtime).questions == stage.run(runtime).questions

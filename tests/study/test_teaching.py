@@ -118,6 +118,15 @@ def test_a_published_encoder_that_changes_is_refused_where_it_was_learnt_from(as
     stage, here = published_encoder(str(tmp_path / "weights")), Runtime(cache=tmp_path / "cache")
     first = stage.run(here)
     assert stage.outdated(here) == "" and published_encoder(str(tmp_path / "weights")) == stage
+    for name in (
+        "README.md",
+        "._model.safetensors",
+        "model.safetensors.sha256",
+        "training_args.bin",
+        "log.json",
+    ):
+        (tmp_path / "weights" / name).write_text("a note")
+    assert stage.outdated(here) == "", "nothing of it is read"
     shutil.rmtree(tmp_path / "weights")
     assert stage.outdated(here) == "", "a finished study is looked at where the folder is not"
     write_transformers(dino, tmp_path / "weights")

@@ -202,7 +202,8 @@ def find_files(file: str) -> Files:
     if local.is_file():
         return Files((local,), local_home(file))
     folder = local_home(file) if local.is_dir() else _fetched(file)
-    paths = sorted(path for path in folder.rglob("*.parquet") if path.is_file())
+    there = (path for path in folder.rglob("*.parquet") if not path.name.startswith("."))
+    paths = sorted(path for path in there if path.is_file())
     paths = [path for path in paths if path.name.startswith("train")] or paths  # no validation split
     if not paths:
         raise UserError(f"There is no .parquet in {folder}: set file to a .json, a .jsonl or a .parquet.")

@@ -90,6 +90,13 @@ def read_json(path: Path) -> Settings:
     return found
 
 
+READ = (
+    *("config.json", "preprocessor_config.json", "encoder.json", "record.json", "open_clip_config.json"),
+    *("*.safetensors", "*pytorch_model*.bin", "*.index.json"),
+)
+"""What of a folder is read here."""
+
+
 def read_tensors(folder: Path, stem: str = "model", pickled: str = "pytorch_model") -> State:
     """All tensors of a checkpoint: one file or shards, safetensors before pickles.
 

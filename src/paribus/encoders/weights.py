@@ -30,14 +30,18 @@ if TYPE_CHECKING:
 PINS = Path(__file__).with_name("weights.json")
 PARTS = (
     "config.json",
-    "tokenizer*",
+    "tokenizer*.json",
+    "*.model",
+    "chat_template*",
     "special_tokens_map.json",
-    "vocab*",
+    "added_tokens.json",
+    "vocab.*",
     "merges.txt",
-    "*.safetensors*",
+    "*.safetensors",
+    "*.safetensors.index.json",
     "*.gguf",
 )
-"""What of a folder matters."""
+"""What of a folder matters: not notes and checksums beside it."""
 
 SHOWN = 3
 """How many misfits one sentence lists; the rest is counted."""
@@ -139,7 +143,8 @@ def _digest(path: Path, changed: int) -> str:
 
 def parts(folder: Path) -> list[Path]:
     """The files of a folder that matter."""
-    return sorted({path for part in PARTS for path in folder.glob(part) if path.is_file()})
+    found = {path for part in PARTS for path in folder.glob(part) if path.is_file()}
+    return sorted(path for path in found if not path.name.startswith("."))
 
 
 def digest(folder: Path) -> str:

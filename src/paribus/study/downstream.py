@@ -22,13 +22,13 @@ from paribus.progress import progress
 from paribus.study.corpora import Corpus
 from paribus.study.looking import EyeLoader, Kept
 from paribus.study.recipe import Lesson
-from paribus.study.sources import Stamp, differing, stamped
+from paribus.study.sources import differing, stamped
 from paribus.study.stage import AnyStage, Stage
 from paribus.study.stages import AnyEncoder
 from paribus.study.talks import AnyTalks, Questions
 from paribus.study.training import Training
 from paribus.train.distributed import share
-from paribus.types import Config, Runtime
+from paribus.types import Config, Runtime, Stamp
 from paribus.vlm.connector import MLPConfig, build_connector
 from paribus.vlm.conversation import LEAST, TEMPLATES, Chat
 from paribus.vlm.eyes import Eyes, EyesConfig, build_eyes

@@ -8,34 +8,26 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
-from pydantic import Field
 
 from paribus.errors import UserError
 from paribus.files import disk_errors, remove, sha256
 from paribus.study.stage import BEGUN, CHECKPOINTS, LOCK, RECORD, AnyStage
-from paribus.types import Config, Runtime
+from paribus.types import Runtime, Stamp
 
 RENEWING = ".sources.lock"
 """Under the cache: held by a run that forgets what was read."""
 
 
-class Stamp(Config):
-    """What a file was like when it was read."""
-
-    bytes: int
-    mtime: int = Field(description="when it was last written, in nanoseconds; if equal, nothing is compared")
-    sha256: str
-
-    def differs(self, path: Path) -> bool:
-        """Whether a file is another than it was."""
-        stat = path.stat()
-        if stat.st_size != self.bytes:
-            return True
-        return stat.st_mtime_ns != self.mtime and sha256(path) != self.sha256
+def _differs(before: Stamp, path: Path) -> bool:
+    stat = path.stat()
+    if stat.st_size != before.bytes:
+        return True
+    return stat.st_mtime_ns != before.mtime and sha256(path) != before.sha256
 
 
 def _stamp(path: Path) -> Stamp:
@@ -86,20 +78,18 @@ def differing(before: Mapping[str, Stamp], find: Callable[[], Iterable[Path]]) -
             return f"{name}, beside {next(iter(now.values()))}, is gone"
         if name not in before:
             return f"{now[name]} is new"
-        if _told(now[name], before[name].differs):
+        if _told(now[name], partial(_differs, before[name])):
             return f"{now[name]} has changed"
     return ""
 
 
-def beside(tables: Sequence[Path], pictures: Iterable[Path]) -> dict[str, Stamp]:
-    """What the pictures that tables name are like, by their paths below the tables' folder where they are.
-
-    Raises:
-        UserError: one cannot be read.
-    """
-    home = _home(tables)
-    names = {path: path.relative_to(home) if path.is_relative_to(home) else path for path in pictures}
-    return {name.as_posix(): _told(path, _stamp) for path, name in sorted(names.items())}
+def beside(tables: Sequence[Path], pictures: Mapping[Path, Stamp]) -> dict[str, Stamp]:
+    """The same by the pictures' paths below the tables' folder; what lies elsewhere by absolute ones."""
+    home, found = _home(tables), dict[str, Stamp]()
+    for path, stamp in sorted(pictures.items()):
+        whole = Path(os.path.abspath(path))  # noqa: PTH100 - takes ".." away, and follows no link
+        found[(whole.relative_to(home) if whole.is_relative_to(home) else whole).as_posix()] = stamp
+    return found
 
 
 def rewritten(before: Mapping[str, Stamp], find: Callable[[], Sequence[Path]]) -> str:
@@ -116,18 +106,19 @@ def rewritten(before: Mapping[str, Stamp], find: Callable[[], Sequence[Path]]) -
     paths = {_home(tables) / name: stamp for name, stamp in before.items()} if tables else {}
     for path, stamp in paths.items():
         with contextlib.suppress(OSError):  # gone, or not to be read: nothing says that it is another
-            if stamp.differs(path):
+            if _differs(stamp, path):
                 return f"{path} has changed"
     return ""
 
 
 def _named(paths: Iterable[Path]) -> dict[str, Path]:
     found = list(paths)
-    return {path.relative_to(_home(found)).as_posix(): path for path in found}
+    return {os.path.relpath(path, _home(found)): path for path in found}
 
 
 def _home(paths: Sequence[Path]) -> Path:
-    return Path(os.path.commonpath([path.parent for path in paths]))
+    """The folder that holds them all."""
+    return Path(os.path.commonpath([os.path.abspath(path.parent) for path in paths]))  # noqa: PTH100 - as above
 
 
 def renew(stages: Sequence[AnyStage], runtime: Runtime, telling: Sequence[str]) -> Iterator[str]:

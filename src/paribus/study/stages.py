@@ -12,6 +12,7 @@ import torch
 from pydantic import Field
 
 from paribus.data.loader import Loader
+from paribus.encoders.folders import READ
 from paribus.encoders.published import PUBLISHED, load
 from paribus.encoders.text import Material, Tower
 from paribus.encoders.vision import (
@@ -26,14 +27,14 @@ from paribus.files import write_json
 from paribus.objectives import AnyObjective, build_objective
 from paribus.objectives.base import Joint, Objective
 from paribus.study.corpora import AnyCorpus
-from paribus.study.sources import Stamp, differing, stamped
+from paribus.study.sources import differing, stamped
 from paribus.study.stage import Stage
 from paribus.study.texts import AnyText
 from paribus.study.training import Training
 from paribus.train.cost import peak_memory_mb, training_flops
 from paribus.train.distributed import share
 from paribus.train.optim import trainable
-from paribus.types import Batch, Config, Runtime, Share, Source, TrainingSource, ViewSpec
+from paribus.types import Batch, Config, Runtime, Share, Source, Stamp, TrainingSource, ViewSpec
 
 logger = logging.getLogger(__name__)
 
@@ -340,10 +341,10 @@ class PublishedEncoder(Stage[PublishedRecord]):
 
 
 def _files_of(weights: str) -> list[Path]:
-    """What a folder's encoder may be read from; not its README, or what a file manager left there."""
+    """What a folder's encoder may be read from; not notes, checksums, or what a file manager left there."""
     folder = Path(weights).expanduser()
-    found = (path for end in ("json", "safetensors", "bin") for path in folder.glob(f"[!.]*.{end}"))
-    return sorted(path for path in found if path.is_file())
+    found = {path for part in READ for path in folder.glob(part) if path.is_file()}
+    return sorted(path for path in found if not path.name.startswith("."))
 
 
 def published_encoder(weights: str) -> PublishedEncoder:

@@ -11,9 +11,9 @@ from paribus.data.conversations import Conversations, ConversationsConfig, MixMe
 from paribus.data.llava import find_files, local_home
 from paribus.files import remove
 from paribus.study.corpora import AnyCorpus, Corpus, fetched_art
-from paribus.study.sources import Stamp, beside, differing, rewritten, stamped
+from paribus.study.sources import beside, differing, rewritten, stamped
 from paribus.study.stage import Stage
-from paribus.types import Config, Runtime, Source
+from paribus.types import Config, Runtime, Source, Stamp
 from paribus.vqa import glyphqa, store
 from paribus.vqa.benchmark import Asked, Benchmark
 from paribus.vqa.questions import Split
@@ -84,6 +84,7 @@ class Published(Stage[PublishedRecord]):
     def compute(self, folder: Path, runtime: Runtime) -> PublishedRecord:
         """Read and keep them all."""
         files, about = stamped(self.config.tables()), {"config": self.config.model_dump(mode="json")}
+        remove(folder / "questions")  # what a kill left of other files would be taken for somebody's
         with opened() as pictures:
             store.write(self.config.read(), folder / "questions", about)
         kept = self.test(runtime)

@@ -7,6 +7,7 @@ import base64
 import binascii
 import csv
 import fnmatch
+import hashlib
 import json
 import math
 import re
@@ -26,7 +27,7 @@ from pydantic import Field
 
 from paribus.data.shards import decode_image
 from paribus.errors import UserError
-from paribus.types import Config
+from paribus.types import Config, Stamp
 from paribus.vqa.benchmark import LETTERS, Question
 
 Picture = UInt8[np.ndarray, "H W 3"]
@@ -116,7 +117,8 @@ def matching(place: Path, *patterns: str) -> list[Path]:
     """
     if place.is_file():
         return [place]
-    files = {file.relative_to(place).as_posix(): file for file in place.rglob("*") if file.is_file()}
+    there = (file for file in place.rglob("*") if file.is_file() and not file.name.startswith("."))
+    files = {file.relative_to(place).as_posix(): file for file in there}
     for pattern in patterns:
         # As the hub's own patterns: a star also stands for slashes.
         found = sorted(name for name in files if fnmatch.fnmatchcase(name, pattern))
@@ -299,13 +301,13 @@ _FORMATS: dict[str, Callable[[Path, Columns], Iterator[Mapping[str, Any]]]] = {
 # What is in a cell.
 
 
-_opened: ContextVar[set[Path] | None] = ContextVar("opened", default=None)
+_opened: ContextVar[dict[Path, Stamp] | None] = ContextVar("opened", default=None)
 
 
 @contextmanager
-def opened() -> Iterator[set[Path]]:
-    """Collect the picture files that are read meanwhile."""
-    found: set[Path] = set()
+def opened() -> Iterator[dict[Path, Stamp]]:
+    """Collect the picture files that are read meanwhile, and what they are like."""
+    found: dict[Path, Stamp] = {}
     token = _opened.set(found)
     try:
         yield found
@@ -361,13 +363,15 @@ class Pictures:
             UserError: there is no such file, or it cannot be decoded.
         """
         try:
+            written = (self.folder / path).stat().st_mtime_ns
             blob = (self.folder / path).read_bytes()
         except OSError as error:
             raise row.fault(
                 column, f"there is no picture {self.folder / path}", "look at where the pictures are"
             ) from error
         if (collected := _opened.get()) is not None:
-            collected.add(self.folder / path)
+            digest = hashlib.sha256(blob).hexdigest()
+            collected[self.folder / path] = Stamp(bytes=len(blob), mtime=written, sha256=digest)
         return _decoded(row, column, blob)
 
 
