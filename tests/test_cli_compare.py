@@ -206,7 +206,7 @@ def test_numbers_have_intervals(compared):
 
 def test_what_a_window_does_to_a_picture_is_measured(compared):
     got = found(compared[0])
-    name = "alignment of a picture with itself, cut and flipped"
+    name = "alignment (cut and flipped)"
     one, other = (row for row in got.measures if row.metric == name)
     assert 0 < one.value < 2 and 0 < other.value < 2 and one.n == 63
     (step,) = (row for row in got.differences if row.metric == name)

@@ -10,6 +10,7 @@ import pytest
 import statsmodels.api as sm
 from scipy.optimize import linprog
 from scipy.stats import wasserstein_distance
+from skimage.color import rgb2lab
 from sklearn.datasets import load_sample_images
 from sklearn.feature_extraction.text import TfidfTransformer
 
@@ -82,6 +83,11 @@ def test_lab_is_the_cies_definition():
     for image in (colours, dark):
         expected = [cie_lab(colour) for colour in image[0].tolist()]
         assert np.abs(lab(image)[0] - expected).max() < 1e-3
+
+
+def test_lab_is_scikit_images():
+    """To the six digits of its matrix's entries."""
+    assert np.abs(lab(FLOWER) - rgb2lab(FLOWER)).max() < 0.01
 
 
 def test_lab_is_opencvs_but_for_its_table():

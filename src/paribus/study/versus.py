@@ -47,7 +47,7 @@ LONGEST = 320
 
 SYMBOL_UNITS = {name: "images" if name == "baseline" else "symbols" for name in SYMBOL_METRICS}
 COEFFICIENT, UNIQUE = "standardised coefficient", "unique R2"
-ALIGNMENT = "alignment of a picture with itself, cut and flipped"
+ALIGNMENT = "alignment (cut and flipped)"
 SYMBOLS = "symbols.webp"
 """The symbols as they were shown, beside the pairs' pictures."""
 
@@ -85,7 +85,7 @@ class Versus(Stage[Comparison]):
     """Two encoders on the same pictures: how they differ, with intervals, and the pairs they disagree on."""
 
     name: ClassVar[str] = "versus"
-    version: int = 8
+    version: int = 9
     a: Glance
     b: Glance
     told: str = Field("", description="digest of captions and labels")
