@@ -4,7 +4,11 @@ import csv
 import json
 import re
 import shutil
+import subprocess
+import sys
+import textwrap
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -19,6 +23,7 @@ from study import Done, leftovers, paribus
 
 from paribus.annotate.store import Store, labelled, read_pairs
 from paribus.comparison import Comparison
+from paribus.report.explore import said
 from paribus.study.glance import cut_and_flipped
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -126,7 +131,9 @@ def found(out) -> Comparison:
 
 def test_it_says_what_it_wrote_and_leaves_nothing_half_written(compared):
     out, done = compared
-    assert done.out == f"Report: {out / 'report.html'}\n"
+    *sentences, last = done.out.splitlines()
+    assert last == f"Report: {out / 'report.html'}"
+    assert [f"{sentence}." for sentence in said(found(out))] == sentences and len(sentences) > 1
     assert (out / "report.html").is_file() and not leftovers(out)
 
 
@@ -352,6 +359,20 @@ def test_what_is_written_in_pictures_is_a_factor(place, tmp_path):
     assert {"text", "words", "colour"} <= told
     (record,) = (place / "cache" / "stages").glob("written-*/record.json")
     assert json.loads(record.read_text())["record"] == {"written": 12, "pictures": 24}
+
+
+def test_the_documented_models_are_compared(place, tmp_path):
+    """docs/compare.md's own code, word for word."""
+    text = (Path(__file__).parents[1] / "docs" / "compare.md").read_text("utf-8")
+    start = text.index("    from paribus.peers import")
+    code = textwrap.dedent(text[start : text.index("\n    $ paribus compare clip-random")])
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)
+    line = ("compare", tmp_path / "clip-random", tmp_path / "dinov2-random", "--images", place / "pictures")
+    done = paribus(tmp_path, *line, "--cache", tmp_path / "cache", "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    got = found(tmp_path / "out")
+    assert (got.encoders["a"].size, got.encoders["b"].size) == (224, 224)
+    assert (got.encoders["a"].width, got.encoders["b"].width) == (384, 384)
 
 
 # What cannot be compared.

@@ -88,7 +88,7 @@ def compare(
     workers: Workers = 2,
 ) -> None:
     """Show where two encoders differ on a folder of pictures, and why; features are made once."""
-    from paribus.report.explore import check_folder, write_comparison
+    from paribus.report.explore import check_folder, said, write_comparison
     from paribus.study.collect import environment
     from paribus.study.glance import glance_of
     from paribus.study.pictures import pictures_of
@@ -116,10 +116,10 @@ def compare(
         check_reader()
     pictures.run(runtime)
     keys = pictures.open(runtime).keys
-    said = () if captions is None else column_of(read_told(captions, keys), "caption", captions)
+    texts = () if captions is None else column_of(read_told(captions, keys), "caption", captions)
     known = {} if labels is None else read_told(labels, keys)
     known.pop("caption", None)
-    versus = versus_of(glances[0], glances[1], said, known, pairing, words=words)
+    versus = versus_of(glances[0], glances[1], texts, known, pairing, words=words)
     found = versus.run(runtime)
     typed = shlex.join(["paribus", *sys.argv[1:]])
     now = found.found_at(str(pictures.root), {"a": glances[0].weights, "b": glances[1].weights})
@@ -130,6 +130,8 @@ def compare(
     page = write_comparison(found, versus.folder(runtime) / "pairs", folder)
     with whole_file(folder / PAIRS) as temporary:
         shutil.copyfile(versus.folder(runtime) / PAIRS, temporary)
+    for sentence in said(found):
+        print(f"{sentence}.")
     print(f"Report: {page}")
 
 
