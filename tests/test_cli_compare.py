@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -231,6 +232,18 @@ def test_a_window_is_half_of_a_picture_or_more(shape):
     assert all(pixel.tobytes() in values for one in seen for pixel in one.reshape(-1, 3))
 
 
+def test_a_note_beside_an_encoder_changes_nothing(place, compared):
+    shutil.copytree(place / "clip", place / "noted", dirs_exist_ok=True)
+    (place / "noted" / "README.md").write_text("a note")
+    assert "are the same encoder" in compare(place, b="noted").refused()
+
+
+def test_pictures_below_the_working_folder_are_not_its_own_output(place, monkeypatch, tmp_path):
+    (tmp_path / "photos").mkdir()
+    line = ("knn", place / "clip", tmp_path, "--cache", tmp_path / "photos" / "cache")
+    assert "whose pictures are looked at: write elsewhere" in paribus(tmp_path, *line).refused()
+
+
 def test_features_are_made_once_and_the_same_comes_again(place, compared):
     before = found(place / "out")
     told = ("--captions", place / "captions.csv", "--labels", place / "labels.csv")
@@ -334,9 +347,11 @@ def test_labels_outlive_another_comparison(place, compared):
     store.put("ada", pair, "semantic", 1.0)
     store.close()
     assert compare(place, "--out", out, "--keep", "12").code == 0
-    assert labelled(out) == {pair}
+    assert labelled(out).keys() == {pair}
+    shutil.copytree(place / "dinov2", place / "renamed", dirs_exist_ok=True)
+    assert "or of encoders" in compare(place, "--out", out, "--keep", "12", b="renamed").refused()
     refused = compare(place, "--out", out, "--keep", "1").refused()
-    assert "has labels of 1 pairs that are not among these: choose another folder" in refused
+    assert "has labels of 1 pairs that are not among these" in refused
     Store(out, read_pairs(out)).close()
     (out / "labels.sqlite").write_text("nothing of the kind")
     assert "is no database of labels" in compare(place, "--out", out, "--keep", "12").refused()
@@ -344,6 +359,7 @@ def test_labels_outlive_another_comparison(place, compared):
 
 def test_what_is_written_in_pictures_is_a_factor(place, tmp_path):
     pytest.importorskip("rapidocr")
+    (tmp_path / "pictures").mkdir()
     for number, image in enumerate(pieces(24)):
         wide = image.resize((300, 200))
         if number % 2:
@@ -351,8 +367,9 @@ def test_what_is_written_in_pictures_is_a_factor(place, tmp_path):
             ImageDraw.Draw(wide).text(
                 (40, 60), text, "white", ImageFont.load_default(60), stroke_width=4, stroke_fill="black"
             )
-        wide.save(tmp_path / f"{number:02d}.png")
-    line = ("compare", place / "clip", place / "dinov2", "--images", tmp_path, "--cache", place / "cache")
+        wide.save(tmp_path / "pictures" / f"{number:02d}.png")
+    shown = tmp_path / "pictures"
+    line = ("compare", place / "clip", place / "dinov2", "--images", shown, "--cache", place / "cache")
     done = paribus(tmp_path, *line, "--words", "--out", tmp_path / "out")
     assert done.code == 0, done.err
     told = {row.task for row in found(tmp_path / "out").measures if row.section == "factors"}
@@ -467,6 +484,7 @@ def test_what_is_wrong_shows_before_the_work(place, tmp_path):
     (tmp_path / "strange" / "tables").mkdir(parents=True)
     (tmp_path / "strange" / "tables" / "mine.csv").write_text("mine")
     (tmp_path / "file").write_text("a file")
+    (tmp_path / "nowhere").symlink_to("gone")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.json").write_text('{"model_type": "dinov2"}')
     line = ("compare", place / "clip", place / "dinov2", "--images", place / "pictures")
@@ -476,6 +494,11 @@ def test_what_is_wrong_shows_before_the_work(place, tmp_path):
         (("--cosines", "1"), "give three cosines"),
         (("--labels", tmp_path / "none.csv"), "There is no table"),
         (("--cache", "/proc/x"), "Cannot write to /proc/x/stages"),
+        (("--out", "/proc/x"), "Cannot write to /proc/x"),
+        (("--out", tmp_path / ("x" * 300)), "Cannot write to"),
+        (("--out", tmp_path / "nowhere"), "Cannot write to"),
+        (("--out", place / "pictures" / "out"), "whose pictures are looked at"),
+        (("--out", tmp_path / os.fsdecode(b"o\xff")), "o\\xff is no UTF-8"),
     ):
         refused = paribus(tmp_path, *line, "--cache", tmp_path / "cache", *more).refused()
         assert told in refused, refused

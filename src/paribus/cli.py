@@ -268,6 +268,11 @@ def _home(word: str) -> str:
     )
 
 
+def _is_text(word: str) -> bool:
+    """Whether a word can be written: bytes that are no UTF-8 come as half characters."""
+    return not any(0xD800 <= ord(letter) <= 0xDFFF for letter in word)
+
+
 def main() -> None:
     """Run the command; a ``UserError`` is one sentence and exit code 2, an interruption 130."""
     logging.basicConfig(format="paribus: %(message)s", level=logging.WARNING)
@@ -275,6 +280,11 @@ def main() -> None:
     logging.getLogger("exca").setLevel(logging.ERROR)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.filterwarnings("ignore", category=UserWarning, module="torch")
+    for word in sys.argv:
+        if not _is_text(word):
+            shown = os.fsencode(word).decode(errors="backslashreplace")
+            print(f"paribus: {shown} is no UTF-8: rename it, or give a link to it.", file=sys.stderr)
+            sys.exit(2)
     try:
         app([_home(word) for word in sys.argv[1:]])
     except UserError as error:

@@ -99,6 +99,7 @@ def compare(
     runtime = make_runtime(cache=cache, device=device, workers=workers)
     pairing = Pairing(keep=keep, cosines=None if cosines is None else _cosines(cosines))
     folder = out or Path("runs") / f"compare-{_name(a)}-{_name(b)}-{_name(str(images))}"
+    _apart(images, folder, cache)
     check_folder(folder)
     for table in (captions, labels):
         if table is not None and not table.is_file():
@@ -126,7 +127,7 @@ def compare(
     found = now.called(_name(a), _name(b)).model_copy(
         update={"environment": environment(runtime), "command": typed}
     )
-    _keep_labels(folder, found)
+    _keep_labels(folder, found, versus.folder(runtime) / "pairs")
     page = write_comparison(found, versus.folder(runtime) / "pairs", folder)
     with whole_file(folder / PAIRS) as temporary:
         shutil.copyfile(versus.folder(runtime) / PAIRS, temporary)
@@ -135,21 +136,41 @@ def compare(
     print(f"Report: {page}")
 
 
-def _keep_labels(folder: Path, found: "Comparison") -> None:
+def _keep_labels(folder: Path, found: "Comparison", pictures: Path) -> None:
     """Refuse to replace pairs that people have labelled.
 
     Raises:
-        UserError: the folder has labels of a pair that the comparison does not have.
+        UserError: the folder has labels of a pair that the comparison does not have, or has otherwise.
     """
-    from paribus.annotate.store import FILE, labelled
+    from paribus.annotate.store import FILE, labelled, pair_digest
+    from paribus.files import sha256
     from paribus.report.explore_tables import identity
 
-    lost = labelled(folder) - {identity(found, place) for place in range(len(found.pairs))}
-    if lost:
+    kept, names = labelled(folder), {which: encoder.name for which, encoder in found.encoders.items()}
+    for place, pair in enumerate(found.pairs if kept else ()):
+        left, right = (sha256(pictures / found.shown[side].picture) for side in (pair.left, pair.right))
+        other = names["b" if pair.alike == "a" else "a"]
+        if kept.get(identity(found, place)) == pair_digest(left, right, names[pair.alike], other):
+            del kept[identity(found, place)]
+    if kept:
         raise UserError(
-            f"{folder / FILE} has labels of {len(lost)} pairs that are not among these: choose another "
-            "folder with --out, or move the labels away."
+            f"{folder / FILE} has labels of {len(kept)} pairs that are not among these, or of encoders or "
+            "pictures that have changed: choose another folder with --out, or move the labels away."
         )
+
+
+def _apart(images: Path, *places: Path) -> None:
+    """Refuse to look at what Paribus wrote itself.
+
+    Raises:
+        UserError: a place that it writes to lies among the pictures.
+    """
+    for place in places:
+        if place.resolve().is_relative_to(images.expanduser().resolve()):
+            raise UserError(
+                f"{place} lies in {images}, whose pictures are looked at: write elsewhere with --cache or "
+                "--out, or give the folder of pictures alone."
+            )
 
 
 def _cosines(given: str) -> dict[Literal["a", "b"], tuple[float, float]]:
@@ -246,6 +267,7 @@ def zeroshot(
     from paribus.study.single import name_pictures, worded
 
     runtime = make_runtime(cache=cache, device=device, workers=workers)
+    _apart(images, cache)
     place = folder_of(_folder(encoder, runtime.cache), root)
     pictures = pictures_of(images.expanduser())
     told = _labelled(pictures, _told(labels, column), runtime)
@@ -285,6 +307,7 @@ def _single(how: str, encoder: str, images: Path, table: Table, root: Path, runt
     from paribus.study.pictures import pictures_of
     from paribus.study.single import single, split_labels
 
+    _apart(images, runtime.cache)
     pictures = pictures_of(images.expanduser())  # listed once: a file may arrive meanwhile
     told = _labelled(pictures, table, runtime)
     split = split_labels(told, pictures.contents(runtime), seed=0)

@@ -22,6 +22,11 @@ def _errno(error: Exception) -> int | None:
     return int(told[1]) if told else None
 
 
+_REFUSED = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
+}
+
+
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """Turn a full or read-only disk, or a file where a folder should be, into one sentence."""
@@ -33,7 +38,7 @@ def disk_errors(path: Path) -> Iterator[None]:
             raise UserError(
                 f"No space left on the disk that holds {path}: free some and run again."
             ) from error
-        if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        if number in _REFUSED:
             raise UserError(f"Cannot write to {path}: choose a folder you may write to.") from error
         raise
 

@@ -420,3 +420,8 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say():
             estimate = read(effects)
             hits[name] += estimate.low <= truth[name] <= estimate.high
     assert all(0.92 <= count / trials <= 0.99 for count in hits.values()), hits
+
+
+def test_punctuation_is_no_part_of_a_word():
+    told = meaning(["A beach.", "the BEACH, again", "a tree"])
+    assert vectors_alike(told)[0, 1] > 0

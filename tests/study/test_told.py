@@ -78,3 +78,23 @@ def test_folders_are_labels():
     assert folders_of(KEYS) == ("a", "a", "b", "b")
     with pytest.raises(UserError, match="in no folders that could be their labels"):
         folders_of(["one.png", "two.png"])
+
+
+def test_blanks_say_nothing_and_a_column_without_a_name_is_none(tmp_path):
+    path = tmp_path / "told.csv"
+    path.write_text("file,label,,\na/one.jpg,  ,x,\ntwo,y,,\n")
+    assert read_told(path, KEYS) == {"label": ("", "y", "", "")}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("file,label,label\ntwo,x,y\n", "has two columns 'label'"),
+        ("file\ntwo\n", "has names of pictures and nothing else"),
+    ],
+)
+def test_columns_that_would_be_lost_are_named(tmp_path, text, told):
+    path = tmp_path / "told.csv"
+    path.write_text(text)
+    with pytest.raises(UserError, match=told):
+        read_told(path, KEYS)

@@ -14,6 +14,8 @@ Colour knows nothing of where it is, layout and texture nothing of hue.
 """
 
 import math
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
@@ -151,6 +153,11 @@ def _assigned(cost: Float[np.ndarray, "16 16"]) -> float:
     return float(cost[rows, columns].mean())
 
 
+def split_words(text: str) -> list[str]:
+    """Words of a text without punctuation, compatibility forms and case folded; digits are words too."""
+    return re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", text).casefold())
+
+
 def text_factors(words: Sequence[AbstractSet[str]]) -> dict[str, Shaped[np.ndarray, "..."]]:
     """What is written in pictures, as two factors: that something is, in both, and which words.
 
@@ -175,7 +182,7 @@ def words_alike(words: Sequence[AbstractSet[str]]) -> Float[np.ndarray, "N N"]:
 
 def meaning(texts: Sequence[str]) -> Float[np.ndarray, "N V"]:
     """What is said of pictures as vectors; a word weighs log(N / texts that have it) (Sparck Jones 1972)."""
-    said = [Counter(text.casefold().split()) for text in texts]
+    said = [Counter(split_words(text)) for text in texts]
     in_texts = Counter(word for words in said for word in words)
     known = {word: place for place, word in enumerate(sorted(in_texts))}
     rows = np.zeros((len(texts), max(len(known), 1)))

@@ -1,7 +1,5 @@
 """Words that stand in pictures, read by RapidOCR (PP-OCR's small models, which come inside its wheel)."""
 
-import re
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +8,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from paribus.analysis.measured import split_words
 from paribus.errors import UserError
 
 _LONGEST, _LOWEST = 960, 8
@@ -34,9 +33,8 @@ def read_words(images: Iterable[UInt8[np.ndarray, "_ _ 3"]]) -> Iterator[frozens
 
 
 def words_of(lines: Iterable[str]) -> frozenset[str]:
-    """Words of lines of text, compatibility forms and case folded; digits are words too."""
-    folded = (unicodedata.normalize("NFKC", line).casefold() for line in lines)
-    return frozenset(word for line in folded for word in re.findall(r"[^\W_]+", line))
+    """Words of lines of text (``split_words``)."""
+    return frozenset(word for line in lines for word in split_words(line))
 
 
 def reader() -> Callable[[_Image], Any]:

@@ -115,9 +115,13 @@ def _checked(rows: Sequence[dict[str, str]], path: Path) -> tuple[Pair, ...]:
 
 def _pair(row: dict[str, str], pictures: dict[str, tuple[Picture, str]]) -> Pair:
     left, right = pictures[row["left"]], pictures[row["right"]]
-    parts = (left[1], right[1], row["alike"], row["apart"])
-    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    digest = pair_digest(left[1], right[1], row["alike"], row["apart"])
     return Pair(row["id"], left[0], right[0], row["alike"], row["apart"], digest)
+
+
+def pair_digest(left: str, right: str, alike: str, apart: str) -> str:
+    """What a pair is: the SHA-256 of its pictures' files, and the encoders' names."""
+    return hashlib.sha256("\0".join((left, right, alike, apart)).encode()).hexdigest()
 
 
 def _picture(table: Path, pair: str, name: str) -> tuple[Picture, str]:
@@ -264,18 +268,18 @@ def _patiently(db: sqlite3.Connection, statement: str) -> None:
             time.sleep(0.02)
 
 
-def labelled(run: Path) -> set[str]:
-    """The pairs that somebody has labelled.
+def labelled(run: Path) -> dict[str, str]:
+    """The pairs that somebody has labelled, and what they were (``pair_digest``).
 
     Raises:
         UserError: the file is no database of labels.
     """
     if not has_labels(run):
-        return set()
+        return {}
     path = run / FILE
     try:
         with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
-            return {pair for (pair,) in db.execute("SELECT DISTINCT pair FROM labels")}
+            return dict(db.execute("SELECT DISTINCT pair, digest FROM labels"))
     except sqlite3.Error as error:
         raise UserError(
             f"The file {str(path)!r} is no database of labels ({error}): move it away."

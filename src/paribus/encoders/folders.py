@@ -97,6 +97,12 @@ READ = (
 """What of a folder is read here."""
 
 
+def read_files(folder: Path) -> list[Path]:
+    """The files of a folder that are read; not notes, checksums, or what a file manager left there."""
+    found = {path for part in READ for path in folder.glob(part) if path.is_file()}
+    return sorted(path for path in found if not path.name.startswith("."))
+
+
 def read_tensors(folder: Path, stem: str = "model", pickled: str = "pytorch_model") -> State:
     """All tensors of a checkpoint: one file or shards, safetensors before pickles.
 

@@ -96,8 +96,14 @@ def check_folder(folder: Path) -> None:
     Raises:
         UserError: it is a file, may not be written to, or one of the two holds what no comparison wrote.
     """
-    with disk_errors(folder), tempfile.TemporaryFile(dir=_there(folder)):
-        pass
+    refused = UserError(f"Cannot write to {folder}: choose a folder you may write to.")
+    try:
+        with disk_errors(folder):
+            if folder.is_symlink() and not folder.exists():
+                raise refused
+            tempfile.TemporaryFile(dir=_there(folder)).close()
+    except FileNotFoundError as error:  # as /proc says it
+        raise refused from error
     _refuse_strangers(folder / "pairs", {"pairs.json", "symbols.webp"})
     _refuse_strangers(
         folder / "tables", {f"{name}.{kind}" for name in (*_TABLES, *SECTIONS) for kind in ("csv", "tex")}

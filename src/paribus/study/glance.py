@@ -18,6 +18,7 @@ from paribus.data.folder import Folder, key_of
 from paribus.data.symbols import symbol_grid
 from paribus.encoders.eye import Eye, EyeAbout, Sight
 from paribus.encoders.eyes import open_eye
+from paribus.encoders.folders import read_files
 from paribus.encoders.hub import fetched
 from paribus.encoders.published import PUBLISHED
 from paribus.errors import UserError
@@ -118,7 +119,7 @@ def glance_of(weights: str, pictures: Pictures, precision: Literal["bf16", "fp32
         UserError: there is none.
     """
     folder = folder_of(weights, root)
-    files = sorted(path for path in folder.glob("*") if path.is_file() and not path.name.startswith("."))
+    files = read_files(folder)
     if not files:
         open_eye(weights, root)  # says what is wrong
     weights = weights if weights in PUBLISHED else str(folder)

@@ -145,8 +145,10 @@ class Stage(BaseModel, Generic[R]):
                 raise TypeError("a part is no mapping")
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (IsADirectoryError, ValueError, KeyError, TypeError) as error:
             raise _damaged(path.parent) from error
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}): mend that.") from error
         return stored
 
     def run(self, runtime: Runtime) -> R:

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 
 from paribus.data.loader import Loader
-from paribus.encoders.folders import READ
+from paribus.encoders.folders import read_files
 from paribus.encoders.published import PUBLISHED, load
 from paribus.encoders.text import Material, Tower
 from paribus.encoders.vision import (
@@ -341,10 +341,7 @@ class PublishedEncoder(Stage[PublishedRecord]):
 
 
 def _files_of(weights: str) -> list[Path]:
-    """What a folder's encoder may be read from; not notes, checksums, or what a file manager left there."""
-    folder = Path(weights).expanduser()
-    found = {path for part in READ for path in folder.glob(part) if path.is_file()}
-    return sorted(path for path in found if not path.name.startswith("."))
+    return read_files(Path(weights).expanduser())
 
 
 def published_encoder(weights: str) -> PublishedEncoder:

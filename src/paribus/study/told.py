@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from paribus.errors import UserError
-from paribus.vqa.records import rows
+from paribus.vqa.records import Row, rows
 
 FILES = ("file", "path", "filename", "file_name", "image", "name", "key")
 """What the column of the pictures' names may be called; the first that is there is taken."""
@@ -42,14 +42,22 @@ def read_told(table: Path, keys: Sequence[str]) -> Told:
         if at in named:
             raise row.fault(given, f"{name!r} stands there twice")
         named.add(at)
-        for column in row.cells.keys() - {given}:
-            texts.setdefault(column, [""] * len(keys))[at] = row.text_or(column, "")
+        for column in row.cells.keys() - {given, ""}:
+            texts.setdefault(column, [""] * len(keys))[at] = _said(row, column)
     if not named:
         raise UserError(
             f"{table} names none of the {len(keys):,} pictures (its first row names {strangers[0]!r}, and "
             f"the first picture is {keys[0]!r}): name them by their paths below the folder."
         )
+    if not texts:
+        raise UserError(f"{table} has names of pictures and nothing else: give it a column of what is said.")
     return {column: tuple(texts[column]) for column in sorted(texts)}
+
+
+def _said(row: Row, column: str) -> str:
+    """A cell's text; of blanks alone none."""
+    value = row.cells[column]
+    return "" if isinstance(value, str) and not value.strip() else row.text_or(column, "")
 
 
 def column_of(told: Told, column: str, table: Path) -> tuple[str, ...]:

@@ -85,7 +85,7 @@ class Versus(Stage[Comparison]):
     """Two encoders on the same pictures: how they differ, with intervals, and the pairs they disagree on."""
 
     name: ClassVar[str] = "versus"
-    version: int = 9
+    version: int = 10
     a: Glance
     b: Glance
     told: str = Field("", description="digest of captions and labels")

@@ -12,6 +12,7 @@ import json
 import math
 import re
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -249,6 +250,12 @@ def _parquet(file: Path, columns: Columns) -> Iterator[Mapping[str, Any]]:
         raise UserError(f"{file} is no parquet file, or a damaged one: get the file again.") from error
 
 
+def _check_names(file: Path, names: Sequence[str]) -> None:
+    twice = [name for name, times in Counter(names).items() if name and times > 1]
+    if twice:
+        raise UserError(f"{file} has two columns {twice[0]!r}: rename one of them.")
+
+
 def _separated(separator: str) -> Callable[[Path, Columns], Iterator[Mapping[str, Any]]]:
     def read(file: Path, columns: Columns) -> Iterator[Mapping[str, Any]]:
         # A picture in base64 is longer than the 128 KiB that csv allows a cell.
@@ -256,7 +263,13 @@ def _separated(separator: str) -> Callable[[Path, Columns], Iterator[Mapping[str
         try:
             # Excel begins UTF-8 with a mark, which is no part of the first column's name.
             with file.open(encoding="utf-8-sig", newline="") as handle:
-                for number, cells in enumerate(csv.DictReader(handle, delimiter=separator), start=1):
+                reader = csv.DictReader(handle, delimiter=separator)
+                twice = [
+                    name for name, times in Counter(reader.fieldnames or ()).items() if name and times > 1
+                ]
+                if twice:
+                    raise UserError(f"{file} has two columns {twice[0]!r}: rename one of them.")
+                for number, cells in enumerate(reader, start=1):
                     if None in cells:
                         raise UserError(f"{file}, row {number}: it has more cells than the header; {_AGAIN}.")
                     yield cells
