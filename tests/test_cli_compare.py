@@ -25,7 +25,9 @@ from study import Done, leftovers, paribus
 from paribus.annotate.store import Store, labelled, read_pairs
 from paribus.comparison import Comparison
 from paribus.report.explore import said
+from paribus.stats import Estimate
 from paribus.study.glance import cut_and_flipped
+from paribus.study.single import percent
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 WORDS = {**SMALL, "vocab_size": 100, "intermediate_size": 64, "bos_token_id": 0, "eos_token_id": 1}
@@ -198,10 +200,11 @@ def test_neighbours_are_the_nearest_in_each_encoder(compared):
 def test_numbers_have_intervals(compared):
     got = found(compared[0])
     sections = {row.section for row in got.measures}
-    assert {"similarity", "symbols", "factors"} == sections
+    assert {"similarity", "symbols", "factors", "probe", "knn"} == sections
     factors = {row.task for row in got.measures if row.section == "factors"}
     named = {"label", "colour (label)"}
-    assert factors | got.left_out.keys() == {"colour", "texture", "layout", "meaning", "all together"} | named
+    left_out = {name for name in got.left_out if not name.endswith(", read off")}
+    assert factors | left_out == {"colour", "texture", "layout", "meaning", "all together"} | named
     assert {"colour", "texture", "layout", "label"} <= factors
     assert all({"colour", "texture", "layout"} == pair.factors.keys() for pair in got.pairs)
     assert all(0 <= value <= 100 for pair in got.pairs for value in pair.factors.values())
@@ -210,6 +213,22 @@ def test_numbers_have_intervals(compared):
     assert got.layers.values[-1][-1] == pytest.approx(
         next(row.value for row in got.measures if row.metric == "CKA"), abs=1e-6
     )
+
+
+def test_labels_are_read_off_both(place, compared):
+    """As ``paribus probe`` and ``paribus knn`` do it, one encoder at a time."""
+    got = found(compared[0])
+    for command, section in (("probe", "probe"), ("knn", "knn")):
+        for which, encoder in (("a", "clip"), ("b", "dinov2")):
+            (row,) = (m for m in got.measures if (m.section, m.task, m.arm) == (section, "label", which))
+            line = (command, place / encoder, place / "pictures", "--labels", place / "labels.csv")
+            said_alone = paribus(place, *line, "--cache", place / "cache").out
+            assert f": {percent(Estimate(row.value, row.low, row.high, row.n))} of {row.n} " in said_alone
+            assert f"always the most frequent label: {100 * row.chance:.1f}%" in said_alone
+        (step,) = (d for d in got.differences if (d.section, d.task) == (section, "label"))
+        assert step.low <= step.value <= step.high and 0 <= step.p <= 1
+    assert "There are 1 labels with at least 4" in got.left_out["colour, read off"]
+    assert "Linear probes" in (compared[0] / "report.html").read_text(encoding="utf-8")
 
 
 def test_what_a_window_does_to_a_picture_is_measured(compared):

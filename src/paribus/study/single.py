@@ -145,11 +145,45 @@ def single(
     how: str, features: Float32[np.ndarray, "N D"], split: Split, *, seed: int = 0, device: str = "cpu"
 ) -> Single:
     """Accuracy of one of ``READERS`` on the test pictures, with its interval over pictures."""
-    truth = split.classes[split.test]
-    right: Bool[np.ndarray, " M"] = READERS[how](features, split, seed, device) == truth
+    return _told(_right(how, features, split, seed, device), split)
+
+
+class Both(NamedTuple):
+    """The same of two encoders: each one's accuracy, a minus b picture by picture, and McNemar's p-value."""
+
+    a: Single
+    b: Single
+    step: Estimate
+    p: float
+
+
+def both(
+    how: str,
+    a: Float32[np.ndarray, "N Da"],
+    b: Float32[np.ndarray, "N Db"],
+    split: Split,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+) -> Both:
+    """``single`` of two encoders on the same pictures."""
+    one, two = (_right(how, features, split, seed, device) for features in (a, b))
+    step = stats.bootstrap_difference(one.astype(np.float64), two.astype(np.float64), seed=seed)
+    return Both(_told(one, split), _told(two, split), step, stats.mcnemar(one, two))
+
+
+def _right(
+    how: str, features: Float32[np.ndarray, "N D"], split: Split, seed: int, device: str
+) -> Bool[np.ndarray, " M"]:
+    """Which test pictures are told rightly."""
+    right: Bool[np.ndarray, " M"] = READERS[how](features, split, seed, device) == split.classes[split.test]
+    return right
+
+
+def _told(right: Bool[np.ndarray, " M"], split: Split) -> Single:
     most = np.bincount(split.classes[split.train]).argmax()
-    accuracy = stats.proportion(right)
-    return Single(accuracy, float(np.mean(truth == most)), split)
+    chance = float(np.mean(split.classes[split.test] == most))
+    return Single(stats.proportion(right), chance, split)
 
 
 def worded(labels: Sequence[str], template: str) -> dict[str, str]:

@@ -24,6 +24,7 @@ from paribus.comparison import Comparison, Encoder, LayerMap, Near, Pair, Shown,
 from paribus.data.folder import Folder, key_of
 from paribus.data.symbols import symbol_grid
 from paribus.encoders.eye import EyeAbout
+from paribus.errors import UserError
 from paribus.files import whole_file
 from paribus.results import Difference, Measure
 from paribus.stats import Estimate, bootstrap_difference, bootstrap_mean
@@ -31,6 +32,7 @@ from paribus.study.evaluate import SYMBOL_METRICS
 from paribus.study.glance import Glance
 from paribus.study.likeness import explain, sampled
 from paribus.study.pictures import PicturesRecord
+from paribus.study.single import both, split_labels
 from paribus.study.stage import Stage
 from paribus.study.written import Written
 from paribus.types import Config, Runtime
@@ -51,7 +53,10 @@ ALIGNMENT = "alignment (cut and flipped)"
 SYMBOLS = "symbols.webp"
 """The symbols as they were shown, beside the pairs' pictures."""
 
-Kind = Literal["similarity", "symbols", "factors"]
+PROBED: dict[Literal["probe", "knn"], str] = {"probe": "linear probe", "knn": "nearest neighbours"}
+"""Section of the results -> how labels are read off."""
+
+Kind = Literal["similarity", "symbols", "factors", "probe", "knn"]
 Matrix = Float[np.ndarray, "N D"]
 
 
@@ -85,7 +90,7 @@ class Versus(Stage[Comparison]):
     """Two encoders on the same pictures: how they differ, with intervals, and the pairs they disagree on."""
 
     name: ClassVar[str] = "versus"
-    version: int = 10
+    version: int = 11
     a: Glance
     b: Glance
     told: str = Field("", description="digest of captions and labels")
@@ -136,7 +141,8 @@ class Versus(Stage[Comparison]):
         told = {name: [pair.factors[name] for pair in pairs] for name in pairs[0].factors} if pairs else {}
         more = {f"likeness_{name}": values for name, values in told.items()}
         write_mined(mined, images.keys, folder / PAIRS, more)
-        measures, differences = self._numbers(one, two, likeness.effects)
+        read_off, left_out = self._labels(one["pictures"], two["pictures"], runtime)
+        measures, differences = self._numbers(one, two, likeness.effects, read_off)
         record = self.a.pictures.run(runtime)
         (folder / _SEARCHED).unlink(missing_ok=True)
         return Comparison(
@@ -155,7 +161,7 @@ class Versus(Stage[Comparison]):
             shown=gallery.shown,
             pairs=pairs,
             near=near,
-            left_out=likeness.left_out,
+            left_out=likeness.left_out | left_out,
             symbols=SYMBOLS,
             seed=self.seed,
             environment={},
@@ -178,12 +184,34 @@ class Versus(Stage[Comparison]):
         one: dict[str, NDArray[np.float32]],
         two: dict[str, NDArray[np.float32]],
         effects: FactorDifference | None,
+        read_off: tuple[list[Measure], list[Difference]],
     ) -> tuple[list[Measure], list[Difference]]:
-        parts = [self._factors(effects), self._geometry(one, two), self._symbols(one, two)]
+        parts = [read_off, self._factors(effects), self._geometry(one, two), self._symbols(one, two)]
         return (
             [row for measures, _ in parts for row in measures],
             [row for _, differences in parts for row in differences],
         )
+
+    def _labels(
+        self, a: Matrix, b: Matrix, runtime: Runtime
+    ) -> tuple[tuple[list[Measure], list[Difference]], dict[str, str]]:
+        """How well each one's features tell the labels; and of which they cannot."""
+        measures, differences, left_out = list[Measure](), list[Difference](), dict[str, str]()
+        contents, device = self.a.pictures.contents(runtime), str(runtime.torch_device)
+        for label, values in self.labels.items():
+            try:
+                split = split_labels(values, contents, self.seed)
+            except UserError as error:
+                left_out[f"{label}, read off"] = str(error)
+                continue
+            for section, how in PROBED.items():
+                found = both(how, a, b, split, seed=self.seed, device=device)
+                for arm, one in (("a", found.a), ("b", found.b)):
+                    measure = self._measure(section, label, "accuracy", arm, one.accuracy)
+                    measures.append(measure.model_copy(update={"chance": one.chance}))
+                step = self._difference(section, label, "accuracy", found.step)
+                differences.append(step.model_copy(update={"p": found.p}))
+        return (measures, differences), left_out
 
     def _factors(self, effects: FactorDifference | None) -> tuple[list[Measure], list[Difference]]:
         """Coefficients per standard deviation of a factor, so that all can be held against each other."""
