@@ -291,7 +291,7 @@ def main() -> None:
         print(f"paribus: {error}", file=sys.stderr)
         sys.exit(2)
     except PermissionError as error:
-        print(f"paribus: {error.filename} may not be read or written: mend that.", file=sys.stderr)
+        print(f"paribus: {error.filename or error} may not be read or written: mend that.", file=sys.stderr)
         sys.exit(2)
     except SystemExit as end:
         if end.code == INTERRUPTED:

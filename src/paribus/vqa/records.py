@@ -264,11 +264,7 @@ def _separated(separator: str) -> Callable[[Path, Columns], Iterator[Mapping[str
             # Excel begins UTF-8 with a mark, which is no part of the first column's name.
             with file.open(encoding="utf-8-sig", newline="") as handle:
                 reader = csv.DictReader(handle, delimiter=separator)
-                twice = [
-                    name for name, times in Counter(reader.fieldnames or ()).items() if name and times > 1
-                ]
-                if twice:
-                    raise UserError(f"{file} has two columns {twice[0]!r}: rename one of them.")
+                _check_names(file, reader.fieldnames or ())
                 for number, cells in enumerate(reader, start=1):
                     if None in cells:
                         raise UserError(f"{file}, row {number}: it has more cells than the header; {_AGAIN}.")
