@@ -22,7 +22,8 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/supervision.py
 	$(BIN)/python benchmarks/vlm.py
 	$(BIN)/python benchmarks/extract.py
-	$(BIN)/python benchmarks/mining.py
+	$(PIP) install -q -c constraints.txt --no-deps --target $(VENV)/faiss --upgrade faiss-cpu
+	$(BIN)/python benchmarks/mining.py --faiss $(VENV)/faiss
 
 setup: $(VENV)/.installed-dev $(VENV)/.npm
 

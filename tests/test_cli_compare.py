@@ -377,7 +377,6 @@ def test_labels_outlive_another_comparison(place, compared):
 
 
 def test_what_is_written_in_pictures_is_a_factor(place, tmp_path):
-    pytest.importorskip("rapidocr")
     (tmp_path / "pictures").mkdir()
     for number, image in enumerate(pieces(24)):
         wide = image.resize((300, 200))

@@ -28,6 +28,11 @@ CLASS = ("cls_token", "class_embedding")
 """What libraries call a class token's parameter."""
 
 
+def _reason(error: Exception) -> str:
+    """What another library says, in a part of a sentence."""
+    return " ".join(str(error).split())[:200].rstrip(".")
+
+
 def _has_class_token(model: nn.Module) -> bool:
     return any(name.split(".")[-1] in CLASS for name, _ in model.named_parameters())
 
@@ -71,9 +76,10 @@ class _Foreign:
             with torch.no_grad():
                 tried = self._look(torch.zeros(1, 3, size, size), layers=False).vector
         except Exception as error:  # whatever another library raises of what it was not made for
-            reason = " ".join(str(error).split())[:200].rstrip(".")
             name = type(self.model).__name__
-            raise UserError(f"{folder}: {name} cannot be run on pictures alone ({reason}).") from error
+            raise UserError(
+                f"{folder}: {name} cannot be run on pictures alone ({_reason(error)})."
+            ) from error
         return EyeAbout(
             where=str(folder),
             format=form,
@@ -161,8 +167,7 @@ def _timm_model(said: dict[str, Any], folder: Path) -> nn.Module:
         settings = {**(said.get("model_args") or {}), "num_classes": 0}  # nobody compares classifiers
         made = timm.create_model(said["architecture"], **settings)
     except (RuntimeError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200].rstrip(".")
-        raise UserError(f"{folder} cannot be built by timm {timm.__version__}: {reason}.") from error
+        raise UserError(f"{folder} cannot be built by timm {timm.__version__}: {_reason(error)}.") from error
     model: nn.Module = made
     _fill(model, read_tensors(folder), folder)
     return model
@@ -177,8 +182,7 @@ def _fill(model: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:
     try:
         told = model.load_state_dict(tensors, strict=False)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200].rstrip(".")
-        raise UserError(f"{folder} is not the model that its config describes: {reason}.") from error
+        raise UserError(f"{folder} is not the model that its config describes: {_reason(error)}.") from error
     if told.missing_keys:
         raise UserError(
             f"{folder} is not the model that its config describes: {told.missing_keys[0]} is missing "
@@ -227,9 +231,8 @@ def _image_tower(said: dict[str, Any], folder: Path) -> nn.Module:
     try:
         model: nn.Module = _build_vision_tower(said["embed_dim"], tower, said.get("quick_gelu", False))
     except (RuntimeError, TypeError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200].rstrip(".")
         raise UserError(
-            f"{folder} cannot be built by open_clip {open_clip.__version__}: {reason}."
+            f"{folder} cannot be built by open_clip {open_clip.__version__}: {_reason(error)}."
         ) from error
     tensors = read_tensors(folder, "open_clip_model", "open_clip_pytorch_model")
     _fill(model, {name.removeprefix("visual."): value for name, value in tensors.items()}, folder)
