@@ -15,10 +15,15 @@ Pictures = Sequence[UInt8[np.ndarray, "_ _ 3"]]
 
 
 class Sight(NamedTuple):
-    """What is seen of some pictures: the encoder's own vector, and one of each layer, from the first on."""
+    """What is seen of some pictures: the encoder's own vector, one of each layer from the first on, patches.
+
+    Patches are places of the last layer in rows from the top left, normalised if the encoder normalises
+    them; None where they were not wanted, or the encoder has none.
+    """
 
     vector: Float[Tensor, "B D"]
     layers: tuple[Float[Tensor, "B _"], ...]
+    patches: Float[Tensor, "B P _"] | None = None
 
 
 class EyeAbout(Config):
@@ -49,8 +54,8 @@ class Eye(Protocol):
         """Pictures of any size as its input in [0, 1]."""
         ...
 
-    def look(self, pixels: Float[Tensor, "B 3 S S"], *, layers: bool) -> Sight:
-        """What it sees; of its layers nothing where they are not wanted."""
+    def look(self, pixels: Float[Tensor, "B 3 S S"], *, layers: bool, patches: bool = False) -> Sight:
+        """What it sees; of its layers and patches nothing where they are not wanted."""
         ...
 
     def to(self, device: torch.device) -> "Eye":

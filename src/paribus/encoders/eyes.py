@@ -32,12 +32,13 @@ class OwnEye:
         return evaluate(self.encoder.config, pictures)
 
     @torch.no_grad()
-    def look(self, pixels: Float[Tensor, "B 3 S S"], *, layers: bool) -> Sight:
+    def look(self, pixels: Float[Tensor, "B 3 S S"], *, layers: bool, patches: bool = False) -> Sight:
         """Its class token, or what its head pools."""
         if not layers:
-            return Sight(self.encoder(pixels).cls, ())
-        seen = self.encoder.classes(pixels)
-        return Sight(seen[:, -1], tuple(seen.unbind(1)))
+            features = self.encoder(pixels)
+            return Sight(features.cls, (), features.patches if patches else None)
+        seen, features = self.encoder.survey(pixels)
+        return Sight(features.cls, tuple(seen.unbind(1)), features.patches if patches else None)
 
     def to(self, device: torch.device) -> "OwnEye":
         """On a device."""

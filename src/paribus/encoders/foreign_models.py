@@ -58,9 +58,10 @@ class _Foreign:
         return self
 
     @torch.no_grad()
-    def look(self, pixels: Float[Tensor, "B 3 S S"], *, layers: bool) -> Sight:
+    def look(self, pixels: Float[Tensor, "B 3 S S"], *, layers: bool, patches: bool = False) -> Sight:
         """What it says of pictures."""
-        return self._look((pixels - self.mean) / self.std, layers)
+        seen = self._look((pixels - self.mean) / self.std, layers)
+        return seen if patches else seen._replace(patches=None)
 
     def _look(self, pixels: Float[Tensor, "B 3 S S"], layers: bool) -> Sight:
         raise NotImplementedError
@@ -109,10 +110,16 @@ class TransformersEye(_Foreign):
         out: Any = self.model(pixel_values=pixels, output_hidden_states=layers)
         last, pooled = out.last_hidden_state, getattr(out, "pooler_output", None)
         vector = self._at(last) if self.classed or pooled is None else pooled.flatten(1)
+        places = last.flatten(2).transpose(1, 2) if last.ndim == 4 else last[:, self._lead() :]
         if not layers:
-            return Sight(vector, ())
+            return Sight(vector, (), places)
         below = tuple(self._at(state) for state in out.hidden_states[:-1])
-        return Sight(vector, (*below, vector))  # the last state is not normalised, and what is compared is
+        # The last state is not normalised, and what is compared is.
+        return Sight(vector, (*below, vector), places)
+
+    def _lead(self) -> int:
+        """Tokens before the patches: the class token, and registers (DINOv2's and v3's)."""
+        return int(self.classed) + int(getattr(self.model.config, "num_register_tokens", 0) or 0)
 
     def _at(self, state: Tensor) -> Float[Tensor, "B _"]:
         """A vector for each picture out of a state: [B T D], or a map [B D H W]."""
@@ -140,14 +147,25 @@ class TimmEye(_Foreign):
 
     def _look(self, pixels: Float[Tensor, "B 3 S S"], layers: bool) -> Sight:
         model: Any = self.model
-        vector = model.forward_head(model.forward_features(pixels), pre_logits=True)
+        seen = model.forward_features(pixels)
+        vector, places = model.forward_head(seen, pre_logits=True), _places(model, seen)
         if not layers or not hasattr(model, "forward_intermediates"):
-            return Sight(vector, (vector,) if layers else ())
+            return Sight(vector, (vector,) if layers else (), places)
         prefixed = self.classed and getattr(model, "num_prefix_tokens", 0) > 0
         more = {"return_prefix_tokens": True} if prefixed else {}
         states = model.forward_intermediates(pixels, intermediates_only=True, output_fmt="NCHW", **more)
         below = tuple(state[1][:, 0] if prefixed else state.mean(dim=(2, 3)) for state in states[:-1])
-        return Sight(vector, (*below, vector))
+        return Sight(vector, (*below, vector), places)
+
+
+def _places(model: Any, seen: Tensor) -> Float[Tensor, "B P _"] | None:
+    """What timm's model says of each place: tokens without the leading ones, or a map in either layout."""
+    if seen.ndim == 3:
+        return seen[:, getattr(model, "num_prefix_tokens", 0) :]
+    if seen.ndim != 4:
+        return None
+    last = getattr(model, "output_fmt", "NCHW") == "NHWC"
+    return seen.flatten(1, 2) if last else seen.flatten(2).transpose(1, 2)
 
 
 def _timm_model(said: dict[str, Any], folder: Path) -> nn.Module:

@@ -324,8 +324,15 @@ class VisionEncoder(nn.Module):
 
     def classes(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B layers D"]:
         """``Features.cls`` before the first block and after each one; the last is normalised, as always."""
-        states = enumerate(self._states(images, None))
-        return torch.stack([self._read(x, last=number == self.config.depth).cls for number, x in states], 1)
+        return self.survey(images)[0]
+
+    def survey(self, images: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B layers D"], Features]:
+        """``classes``, and all that is said at the end, in one pass."""
+        seen = []
+        for number, x in enumerate(self._states(images, None)):
+            features = self._read(x, last=number == self.config.depth)
+            seen.append(features.cls)
+        return torch.stack(seen, 1), features
 
     def _states(
         self, images: Float[Tensor, "B 3 H W"], keep: Float[Tensor, "depth B 2"] | None
