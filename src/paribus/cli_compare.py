@@ -262,8 +262,8 @@ def zeroshot(
 ) -> None:
     """Print how often an encoder's own text tower names a picture's label; nothing is learnt."""
     from paribus.encoders.words import read_words
-    from paribus.study.glance import folder_of
     from paribus.study.pictures import pictures_of
+    from paribus.study.seeing import folder_of
     from paribus.study.single import name_pictures, worded
 
     runtime = make_runtime(cache=cache, device=device, workers=workers)

@@ -33,7 +33,7 @@ def grid_of(patches: int) -> int:
     Raises:
         UserError: they are no square.
     """
-    side = int(round(patches**0.5))
+    side: int = round(patches**0.5)
     if side * side != patches:
         raise UserError(f"{patches} patches are no square grid: dense probes need one.")
     return side

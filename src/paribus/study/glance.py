@@ -1,39 +1,29 @@
 """The stage that has any encoder look at a folder of pictures, each once, prepared its own way."""
 
 import functools
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from hashlib import sha256 as hashed
 from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
-import torch
 from jaxtyping import Float32, Int, UInt8
 from pydantic import Field
 from safetensors.numpy import load_file, save_file
-from torch import Tensor
 
 from paribus.data.folder import Folder, key_of
 from paribus.data.symbols import symbol_grid
-from paribus.encoders.eye import Eye, EyeAbout, Sight
+from paribus.encoders.eye import Eye, EyeAbout
 from paribus.encoders.eyes import open_eye
-from paribus.encoders.folders import read_files
-from paribus.encoders.hub import fetched
-from paribus.encoders.published import PUBLISHED
 from paribus.errors import UserError
-from paribus.files import sha256, whole_file
-from paribus.progress import progress
+from paribus.files import whole_file
 from paribus.rng import numpy_rng
 from paribus.study.pictures import Pictures
+from paribus.study.seeing import found_encoder, gathered, prepared_blocks, sights
 from paribus.study.stage import Stage
 from paribus.types import Config, Runtime
 
 SAMPLED = 1_000
 """Most pictures that layers are compared on."""
-_BLOCK = 32
 
-Block = Int[np.ndarray, " b"]
 Image = UInt8[np.ndarray, "_ _ 3"]
 
 
@@ -71,20 +61,20 @@ class Glance(Stage[GlanceRecord]):
         images, half = self.pictures.open(runtime), self.precision == "bf16"
         sampled = sample(len(images))
         rest = np.setdiff1d(np.arange(len(images)), sampled)
-        see = functools.partial(_see, eye, half=half, device=runtime.torch_device)
-        read = functools.partial(_read, images, eye=eye, workers=runtime.workers)
-        vectors, layers = _gathered(see(read(sampled), layers=True, total=len(sampled)))
-        others, _ = _gathered(see(read(rest), layers=False, total=len(rest)))
+        see = functools.partial(sights, eye, half=half, device=runtime.torch_device)
+        read = functools.partial(prepared_blocks, eye=eye, workers=runtime.workers)
+        vectors, layers, _ = gathered(see(read(images.image, sampled), len(sampled), layers=True))
+        others = gathered(see(read(images.image, rest), len(rest))).vectors
         features = np.empty((len(images), vectors.shape[1]), dtype=np.float32)
         features[sampled] = vectors
         if len(rest):
             features[rest] = others
         _check(features, self.weights, images)
-        again, _ = _gathered(see(read(sampled, change=cut_and_flipped), layers=False, total=len(sampled)))
+        changed = read(lambda row: cut_and_flipped(images.image(row), row), sampled)
+        again = gathered(see(changed, len(sampled))).vectors
         grid = symbol_grid()
         drawn = [image for row in grid for image in row]
-        parts = [drawn[at : at + _BLOCK] for at in range(0, len(drawn), _BLOCK)]
-        symbols, _ = _gathered(see((eye.prepare(part) for part in parts), layers=False, total=len(drawn)))
+        symbols = gathered(see(read(drawn.__getitem__, np.arange(len(drawn))), len(drawn))).vectors
         with whole_file(folder / "features.safetensors") as path:
             shaped = symbols.reshape(len(grid), len(grid[0]), -1)
             kept = {"pictures": features, "symbols": shaped, "sampled": sampled, "again": again}
@@ -118,29 +108,10 @@ def glance_of(weights: str, pictures: Pictures, precision: Literal["bf16", "fp32
     Raises:
         UserError: there is none.
     """
-    folder = folder_of(weights, root)
-    files = read_files(folder)
-    if not files:
-        open_eye(weights, root)  # says what is wrong
-    weights = weights if weights in PUBLISHED else str(folder)
-    whole = hashed()
-    for path in files:
-        whole.update(f"{path.name} {sha256(path)}\n".encode())
+    found = found_encoder(weights, root)
     return Glance(
-        weights=weights, root=str(root), digest=whole.hexdigest(), pictures=pictures, precision=precision
+        weights=found.weights, root=found.root, digest=found.digest, pictures=pictures, precision=precision
     )
-
-
-def folder_of(name: str, root: Path) -> Path:
-    """Where an encoder lies: a folder, a released one by its name, or one of the hub, which is fetched.
-
-    Raises:
-        UserError: there is none.
-    """
-    place = Path(name).expanduser()
-    if place.exists():
-        return place
-    return root / name if name in PUBLISHED else fetched(name)
 
 
 def sample(count: int) -> Int[np.ndarray, " S"]:
@@ -159,54 +130,6 @@ def cut_and_flipped(image: Image, row: int) -> Image:
     )
     window = image[top : top + height, left : left + width]
     return np.ascontiguousarray(window[:, ::-1] if rng.random() < 0.5 else window)
-
-
-def _as_it_is(image: Image, row: int) -> Image:
-    del row
-    return image
-
-
-def _read(
-    images: Folder,
-    rows: Int[np.ndarray, " R"],
-    eye: Eye,
-    workers: int,
-    change: Callable[[Image, int], Image] = _as_it_is,
-) -> Iterator[Tensor]:
-    """Prepared pictures, block by block; some blocks are made ahead in threads."""
-    blocks = [rows[at : at + _BLOCK] for at in range(0, len(rows), _BLOCK)]
-
-    def prepared(block: Block) -> Tensor:
-        return eye.prepare([change(images.image(row), row) for row in block.tolist()])
-
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        waiting = [pool.submit(prepared, block) for block in blocks[: 2 * workers]]
-        for place in range(len(blocks)):
-            yield waiting.pop(0).result()
-            ahead = place + 2 * workers
-            if ahead < len(blocks):
-                waiting.append(pool.submit(prepared, blocks[ahead]))
-
-
-def _see(
-    eye: Eye, blocks: Iterator[Tensor], *, layers: bool, total: int, half: bool, device: torch.device
-) -> Iterator[Sight]:
-    """What is seen, on the CPU in float32."""
-    bar = progress(blocks, label="features", total=-(-total // _BLOCK), unit="block")
-    for pixels in bar:
-        with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            seen = eye.look(pixels.to(device), layers=layers)
-        yield Sight(seen.vector.float().cpu(), tuple(layer.float().cpu() for layer in seen.layers))
-
-
-def _gathered(
-    sights: Iterator[Sight],
-) -> tuple[Float32[np.ndarray, "N D"], list[Float32[np.ndarray, "N _"]]]:
-    found = list(sights)
-    if not found:
-        return np.empty((0, 0), np.float32), []
-    layers = [torch.cat(parts).numpy() for parts in zip(*(sight.layers for sight in found), strict=True)]
-    return torch.cat([sight.vector for sight in found]).numpy(), layers
 
 
 def _check(features: Float32[np.ndarray, "N D"], name: str, images: Folder) -> None:
