@@ -127,6 +127,50 @@ class GalleryItem(Config):
     shares: list[str] = Field(description="factors that the two pictures share")
 
 
+class Interval(Config):
+    """A value and its 95% interval."""
+
+    value: Number
+    low: Number
+    high: Number
+
+
+Boundary = Literal["one leads", "two leads", "the same", "no difference can be claimed"]
+
+
+class MapRow(Config):
+    """One task: how every encoder does, who leads, and on which side of the boundary it lies."""
+
+    task: str
+    metric: str
+    n: int = Field(description="independent units behind the intervals")
+    unit: str
+    chance: float | None
+    values: dict[str, Interval] = Field(description="encoder -> value")
+    leader: str = Field(description="the encoder with the highest value")
+    tied: list[str] = Field(
+        description="encoders that cannot be told from the leader (paired differences, Holm over the map)"
+    )
+    step: Interval | None = Field(None, description="mean of side one minus mean of side two, paired")
+    p: float | None = Field(None, description="that there is no step, from the bootstrap's standard error")
+    p_holm: float | None = Field(None, description="the same after Holm's correction over all tasks")
+    p_same: float | None = Field(None, description="equivalence (TOST): that the step is beyond the margin")
+    verdict: Boundary | None = None
+
+
+class AbilityMap(Config):
+    """Per task, which supervision leads, and with what certainty."""
+
+    one: str = Field(description="what side one is called; empty where encoders have no sides")
+    two: str
+    sides: dict[str, list[str]] = Field(description="side -> encoders whose values are averaged")
+    others: list[str] = Field(description="encoders on no side: hybrids, baselines")
+    margin: Number = Field(description="two sides are the same if they differ by less")
+    seed: int
+    rows: list[MapRow]
+    left_out: dict[str, list[str]] = Field({}, description="task -> encoders that cannot be asked")
+
+
 class Attribution(Config):
     """Whose art it is."""
 
@@ -160,6 +204,7 @@ class Results(Config):
     curves: list[Curve]
     gallery: list[GalleryItem]
     mined: dict[str, int] = Field(description="counts of mined and removed pairs, by reason")
+    ability_map: AbilityMap | None = Field(None, description="what each encoder can be used for")
     attributions: list[Attribution]
     environment: dict[str, str] = Field(
         description="versions and machine; the only part that may differ on a rerun, with seconds and memory"

@@ -108,16 +108,6 @@ def test_differences_are_paired(answers):
     assert nothing[:3] == (0, 0, 0)
 
 
-def test_the_mean_of_encoders_is_the_mean_of_their_metrics(answers):
-    said, truth = answers
-    tallies = [metrics.macro_f1(said, truth), metrics.macro_f1(said[::-1].copy(), truth)]
-    joined = metrics.mean_of(tallies)
-    assert joined.point() == pytest.approx((tallies[0].point() + tallies[1].point()) / 2)
-    np.testing.assert_allclose(
-        joined.draws(seed=0, draws=9), np.mean([t.draws(seed=0, draws=9) for t in tallies], axis=0)
-    )
-
-
 def test_a_ratio_is_of_sums():
     over, under = np.array([1.0, 0.0, 1.0, 0.0]), np.array([1.0, 1.0, 1.0, 0.0])
     assert metrics.ratio(over, under).point() == pytest.approx(2 / 3)

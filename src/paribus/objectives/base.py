@@ -46,6 +46,11 @@ class ObjectiveConfig(Config):
         """Whether captions are part of the supervision."""
         return self.tower() is not None
 
+    @property
+    def looks_alone(self) -> bool:
+        """Whether pictures alone are part of the supervision of the encoder."""
+        return not self.reads_text
+
     def recipe(self) -> tuple[Confound, ...]:
         """All departures of this config's published recipe."""
         return self.departures

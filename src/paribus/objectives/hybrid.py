@@ -102,6 +102,11 @@ class Hybrid(Objective):
             towers = (part.objective.tower() for part in self.active().values())
             return next((tower for tower in towers if tower is not None), None)
 
+        @property
+        def looks_alone(self) -> bool:
+            """Whether some part reads no captions."""
+            return any(part.objective.looks_alone for part in self.active().values())
+
         def recipe(self) -> tuple[Confound, ...]:
             """The leading part's departures."""
             return self.leader.recipe()

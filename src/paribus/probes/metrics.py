@@ -29,8 +29,6 @@ class Tally(NamedTuple):
     sums: Any
     """A scipy CSR array: with a thousand classes most sums are zero."""
     kind: Kind
-    parts: int = 1
-    """Encoders of which the metric is averaged, their sums side by side."""
 
     @property
     def units(self) -> int:
@@ -39,8 +37,7 @@ class Tally(NamedTuple):
 
     def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
         """Sums ``[draws K]`` to the metric ``[draws]``."""
-        each = [VALUES[self.kind](part) for part in np.split(sums, self.parts, axis=1)]
-        return np.asarray(np.mean(each, axis=0))
+        return VALUES[self.kind](sums)
 
     def point(self) -> float:
         """The metric itself."""
@@ -72,12 +69,6 @@ def difference(a: Tally, b: Tally, *, seed: int, draws: int = 2000) -> Estimate:
         raise UserError(f"{a.units} and {b.units} units cannot be paired: score both on the same pictures.")
     found = a.draws(seed=seed, draws=draws) - b.draws(seed=seed, draws=draws)
     return from_draws(a.point() - b.point(), found[np.isfinite(found)], a.units)
-
-
-def mean_of(tallies: list[Tally]) -> Tally:
-    """The mean of one metric over several encoders that were scored on the same units."""
-    joined = sparse.csr_array(sparse.hstack([tally.sums for tally in tallies]))
-    return Tally(joined, tallies[0].kind, sum(tally.parts for tally in tallies))
 
 
 def accuracy(right: Bool[np.ndarray, " N"], clusters: Shaped[np.ndarray, " N"] | None = None) -> Tally:

@@ -1,0 +1,176 @@
+"""The boundary: per task, which supervision leads and with what certainty.
+
+Encoders are compared on the same units (concepts, words, scenes), so every difference is paired. Two
+families of tests are each corrected by Holm's method: the steps between two sides, over all tasks; and the
+leader's lead over each other encoder, over all tasks and encoders. Intervals are over the tasks' units; of
+other training seeds they say nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy.stats import norm
+
+from paribus.results import AbilityMap, Boundary, Interval, MapRow
+from paribus.stats import from_draws, holm, interval_p
+from paribus.study.abilities import Abilities, Ability
+from paribus.types import Runtime
+
+CERTAIN = 0.05
+"""Adjusted p-values below are differences."""
+
+
+class Sides(NamedTuple):
+    """Two groups of encoders, and what they are called."""
+
+    one: str = ""
+    two: str = ""
+    members: Mapping[str, str] = {}
+    """Encoder -> its side; those on none are absent."""
+
+    def of(self, side: str, names: Sequence[str]) -> list[str]:
+        """Members of a side, in order."""
+        return [name for name in names if side and self.members.get(name) == side]
+
+
+Draws = Float[np.ndarray, " draws"]
+
+
+class _Task(NamedTuple):
+    """One task, by all encoders that were asked."""
+
+    about: Ability
+    values: dict[str, Ability]
+    drawn: dict[str, Draws]
+    """On the same resamples for all encoders."""
+
+    def differ(self, a: Sequence[str], b: Sequence[str]) -> "_Step":
+        """The mean of some encoders minus that of others."""
+        value = np.mean([self.values[name].value for name in a])
+        value -= np.mean([self.values[name].value for name in b])
+        drawn = np.mean([self.drawn[name] for name in a], axis=0)
+        drawn -= np.mean([self.drawn[name] for name in b], axis=0)
+        return _Step(float(value), drawn[np.isfinite(drawn)])
+
+
+class _Step(NamedTuple):
+    """A difference, and its draws."""
+
+    value: float
+    drawn: Draws
+
+    @property
+    def interval(self) -> Interval:
+        found = from_draws(self.value, self.drawn, 0)
+        return Interval(value=found.value, low=found.low, high=found.high)
+
+    @property
+    def p(self) -> float:
+        """That the truth is no difference."""
+        return interval_p(*from_draws(self.value, self.drawn, 0)[:3])
+
+    def p_same(self, margin: float) -> float:
+        """That the truth is a difference beyond the margin: two one-sided tests (Schuirmann 1987)."""
+        error = float(self.drawn.std(ddof=1))
+        if error == 0:
+            return float(abs(self.value) >= margin)
+        return float(max(norm.sf((self.value + margin) / error), norm.cdf((self.value - margin) / error)))
+
+
+def ability_map(
+    encoders: Mapping[str, Abilities], sides: Sides, margin: float, seed: int, runtime: Runtime
+) -> AbilityMap:
+    """The map of encoders that were put through the same tasks; all stages must have run.
+
+    Args:
+        encoders: name -> its stage.
+        sides: which supervision each belongs to.
+        margin: sides that differ by less are the same.
+        seed: of the bootstrap.
+        runtime: where the stages are.
+    """
+    tasks = _tasks(encoders, seed, runtime)
+    names, asked = list(encoders), {task: list(found.values) for task, found in tasks.items()}
+    one, two = (sides.of(side, names) for side in (sides.one, sides.two))
+    leaders = {
+        task: max(found.values, key=lambda name: found.values[name].value) for task, found in tasks.items()
+    }
+    ties = _ties(tasks, leaders)
+    steps = {
+        task: found.differ(_there(one, found), _there(two, found))
+        for task, found in tasks.items()
+        if _there(one, found) and _there(two, found)
+    }
+    adjusted = dict(zip(steps, holm(np.array([step.p for step in steps.values()])), strict=True))
+    rows = [
+        _row(found, leaders[task], ties[task], steps.get(task), float(adjusted.get(task, 1.0)), margin)
+        for task, found in tasks.items()
+    ]
+    return AbilityMap(
+        one=sides.one if steps else "",
+        two=sides.two if steps else "",
+        sides={sides.one: one, sides.two: two} if steps else {},
+        others=[name for name in names if name not in {*one, *two}],
+        margin=margin,
+        seed=seed,
+        rows=rows,
+        left_out={task: absent for task in tasks if (absent := [n for n in names if n not in asked[task]])},
+    )
+
+
+def _tasks(encoders: Mapping[str, Abilities], seed: int, runtime: Runtime) -> dict[str, _Task]:
+    found: dict[str, _Task] = {}
+    for name, stage in encoders.items():
+        tallies = stage.tallies(runtime)
+        for result in stage.run(runtime).results:
+            task = found.setdefault(result.task, _Task(result, {}, {}))
+            task.values[name], task.drawn[name] = result, tallies[result.task].draws(seed=seed)
+    return found
+
+
+def _there(names: Sequence[str], task: _Task) -> list[str]:
+    return [name for name in names if name in task.values]
+
+
+def _ties(tasks: Mapping[str, _Task], leaders: Mapping[str, str]) -> dict[str, list[str]]:
+    """Those that cannot be told from each task's leader."""
+    rivals = [(task, name) for task, found in tasks.items() for name in found.values if name != leaders[task]]
+    steps = [tasks[task].differ([leaders[task]], [name]) for task, name in rivals]
+    adjusted = holm(np.array([step.p for step in steps]))
+    ties: dict[str, list[str]] = {task: [] for task in tasks}
+    for (task, name), p in zip(rivals, adjusted, strict=True):
+        if p >= CERTAIN:
+            ties[task].append(name)
+    return ties
+
+
+def _row(
+    task: _Task, leader: str, tied: list[str], step: _Step | None, p_holm: float, margin: float
+) -> MapRow:
+    about = task.about
+    row = MapRow(
+        task=about.task,
+        metric=about.metric,
+        n=about.n,
+        unit=about.unit,
+        chance=about.chance,
+        values={
+            name: Interval(value=one.value, low=one.low, high=one.high) for name, one in task.values.items()
+        },
+        leader=leader,
+        tied=tied,
+    )
+    if step is None:
+        return row
+    same = step.p_same(margin)
+    told = {"step": step.interval, "p": step.p, "p_holm": p_holm, "p_same": same}
+    return row.model_copy(update={**told, "verdict": _verdict(step.value, p_holm, same)})
+
+
+def _verdict(value: float, p_holm: float, p_same: float) -> Boundary:
+    """A difference that is certain, though it may be smaller than the margin, is told as one."""
+    if p_holm < CERTAIN:
+        return "one leads" if value > 0 else "two leads"
+    return "the same" if p_same < CERTAIN else "no difference can be claimed"
