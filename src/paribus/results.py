@@ -17,7 +17,16 @@ Verdict = Literal["supported", "contradicted", "not distinguishable"]
 
 
 Section = Literal[
-    "probe", "knn", "zeroshot", "neighbours", "factors", "similarity", "symbols", "vqa", "language"
+    "probe",
+    "knn",
+    "zeroshot",
+    "abilities",
+    "neighbours",
+    "factors",
+    "similarity",
+    "symbols",
+    "vqa",
+    "language",
 ]
 
 

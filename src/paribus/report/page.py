@@ -15,13 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
 from paribus.files import write_text
 from paribus.progress import duration
-from paribus.report import tables
+from paribus.report import boundary, tables
 from paribus.report.figures import (
     LABEL,
     Mark,
@@ -82,13 +81,7 @@ def write_report(results: Results, folder: Path, pictures: Mapping[str, bytes]) 
 
 def render(results: Results, pictures: Mapping[str, bytes]) -> str:
     """The page as text; the same results give the same text."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = boundary.environment()
     environment.filters |= {
         "duration": duration,
         "power": power,
@@ -99,8 +92,6 @@ def render(results: Results, pictures: Mapping[str, bytes]) -> str:
     environment.globals |= {
         "share_of": tables.is_share,
         "within": tables.within,
-        "number": tables.number,
-        "bounds": tables.bounds,
     }
     sheet = (TEMPLATES / "page.css").read_text(encoding="utf-8")
     looks = looks_of(results)
@@ -124,6 +115,7 @@ def render(results: Results, pictures: Mapping[str, bytes]) -> str:
         curves=curves(results, looks),
         curve_arms=list(dict.fromkeys(curve.arm for curve in results.curves)),
         command=shlex.join(["paribus", "run", f"{results.study}.yaml"]),
+        **(boundary.parts(results.ability_map) if results.ability_map else {"map": None}),
     )
 
 

@@ -16,6 +16,7 @@ SECTIONS: Mapping[str, str] = {
     "probe": "Linear probes",
     "knn": "Nearest-neighbour classification",
     "zeroshot": "Zero-shot classification",
+    "abilities": "What each encoder can be used for",
     "neighbours": "What nearest neighbours share",
     "factors": "Which factor the similarity follows",
     "similarity": "How alike the encoders are",
@@ -28,7 +29,7 @@ OVERALL = "overall"
 WIDTH = 100
 
 _SHARE = re.compile(
-    r"\b(accuracy|shares?|rate|agreement|recall|precision|exact match|f1|top-?\d+)\b", re.IGNORECASE
+    r"\b(accuracy|shares?|rate|agreement|recall|precision|exact match|f1|m?IoU|top-?\d+)\b", re.IGNORECASE
 )
 
 

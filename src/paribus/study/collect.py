@@ -11,13 +11,25 @@ import torch
 
 from paribus import stats
 from paribus.data.captions import shuffles
-from paribus.results import Claim, Cost, Curve, Difference, GalleryItem, Measure, Results, Section
+from paribus.results import (
+    AbilityMap,
+    Claim,
+    Cost,
+    Curve,
+    Difference,
+    GalleryItem,
+    Measure,
+    Results,
+    Section,
+)
+from paribus.study.abilities import Ability
 from paribus.study.answers import Answer, Answered
 from paribus.study.audit import audit
 from paribus.study.claims import PROBE, judge, judge_told
 from paribus.study.control import Treatment
 from paribus.study.corpora import CorpusRecord, ShardsRecord
 from paribus.study.downstream import Language
+from paribus.study.mapping import ability_map, sides_of
 from paribus.study.probing import ProbeResult, Scored
 from paribus.study.stage import walk
 from paribus.study.study import Branch, Study
@@ -65,6 +77,7 @@ def collect(study: Study, name: str, runtime: Runtime) -> Results:
         curves=_curves(study, branches, runtime),
         gallery=gallery,
         mined=counts,
+        ability_map=_map(study, branches, runtime),
         attributions=getattr(corpus, "attributions", []),
         environment=environment(runtime),
     )
@@ -153,7 +166,25 @@ def _measures(branches: list[Branch], runtime: Runtime) -> list[Measure]:
         if branch.embedding is not None:
             found = branch.embedding.run(runtime).measures
             measures += [row.model_copy(update={"arm": branch.name}) for row in found]
+        if branch.abilities is not None:
+            measures += [_ability_measure(branch, one) for one in branch.abilities.run(runtime).results]
     return measures
+
+
+def _ability_measure(branch: Branch, one: Ability) -> Measure:
+    return Measure(
+        section="abilities",
+        arm=branch.name,
+        seed=branch.seed,
+        **one.model_dump(exclude={"kind"}),
+    )
+
+
+def _map(study: Study, branches: list[Branch], runtime: Runtime) -> AbilityMap | None:
+    """Of the first seed: intervals are over pictures, and a seed is one draw of an encoder."""
+    seed = study.seeds[0]
+    stages = {one.name: one.abilities for one in branches if one.seed == seed and one.abilities is not None}
+    return ability_map(stages, sides_of(study.arms), study.margin, seed, runtime) if stages else None
 
 
 def _scored(branch: Branch) -> list[Scored]:

@@ -16,8 +16,10 @@ from scipy.stats import norm
 from paribus.results import AbilityMap, Boundary, Interval, MapRow
 from paribus.stats import from_draws, holm, interval_p
 from paribus.study.abilities import Abilities, Ability
+from paribus.study.control import Treatment
 from paribus.types import Runtime
 
+LANGUAGE, PICTURES = "language", "pictures alone"
 CERTAIN = 0.05
 """Adjusted p-values below are differences."""
 
@@ -36,6 +38,19 @@ class Sides(NamedTuple):
 
 
 Draws = Float[np.ndarray, " draws"]
+
+
+def sides_of(arms: Mapping[str, Treatment]) -> Sides:
+    """Arms by what taught their encoders: language, or pictures alone.
+
+    On no side are hybrids, and arms that begin with another's encoder.
+    """
+    members = {}
+    for name, arm in arms.items():
+        told, alone = arm.objective.reads_text, arm.objective.looks_alone
+        if arm.after is None and told != alone:
+            members[name] = LANGUAGE if told else PICTURES
+    return Sides(LANGUAGE, PICTURES, members)
 
 
 class _Task(NamedTuple):

@@ -12,6 +12,7 @@ from paribus.encoders.weights import known
 from paribus.errors import UserError
 from paribus.objectives.base import ObjectiveConfig
 from paribus.probes.linear import Grid
+from paribus.study.abilities import Abilities
 from paribus.study.answers import Answer
 from paribus.study.control import (
     Control,
@@ -28,8 +29,10 @@ from paribus.study.naming import ZeroShot
 from paribus.study.probing import Probe
 from paribus.study.reading import read_content
 from paribus.study.recipe import VisionLanguageConfig
+from paribus.study.seeing import AnyLooker
 from paribus.study.stage import AnyStage
 from paribus.study.stages import AnyEncoder, Pretrain, Untrained, published_encoder
+from paribus.study.stimuli import Stimuli
 from paribus.study.teaching import Entry, Seer, Teaching, departed
 from paribus.study.texts import text_stage
 from paribus.train.optim import check_rates
@@ -37,7 +40,7 @@ from paribus.types import Config, Confound
 
 Baseline = Literal["untrained", "colour-histogram"]
 BASELINES: tuple[Baseline, ...] = get_args(Baseline)
-Measured = Literal["probes", "zeroshot", "embedding", "disagreement", "vqa"]
+Measured = Literal["probes", "zeroshot", "embedding", "disagreement", "abilities", "vqa"]
 
 
 class Expect(Config):
@@ -66,10 +69,11 @@ class Branch(NamedTuple):
     naming: ZeroShot | None
     embedding: Embedding | None
     answers: tuple[Answer, ...]
+    abilities: Abilities | None = None
 
     def ends(self) -> list[AnyStage]:
         """All of them."""
-        single = (self.probe, self.naming, self.embedding)
+        single = (self.probe, self.naming, self.embedding, self.abilities)
         return [*(stage for stage in single if stage is not None), *self.answers]
 
 
@@ -232,7 +236,14 @@ class Study(Config):
         sees = not isinstance(encoder, Histogram) and "vqa" in self.measure
         teaching = self.teaching(self.control.vlm)
         answers = teaching.answers((encoder,), seed) if sees else ()  # type: ignore[arg-type]
-        return Branch(name, seed, probe, self._naming(encoder, seed), embedding, answers)
+        naming, abilities = self._naming(encoder, seed), self._abilities(encoder, seed)
+        return Branch(name, seed, probe, naming, embedding, answers, abilities)
+
+    def _abilities(self, encoder: AnyLooker, seed: int) -> Abilities | None:
+        if "abilities" not in self.measure:
+            return None
+        stimuli, precision = Stimuli(corpus=self.measured_on), self.control.precision
+        return Abilities(encoder=encoder, stimuli=stimuli, precision=precision, grid=self.grid, seed=seed)
 
     def _naming(self, encoder: Pretrain | Untrained | Histogram, seed: int) -> ZeroShot | None:
         reads = isinstance(encoder, Pretrain) and encoder.objective.reads_text
