@@ -2,7 +2,7 @@
 
 import functools
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +53,13 @@ class AbilitiesRecord(Config):
 
     about: EyeAbout
     results: list[Ability]
+
+
+class Asked(NamedTuple):
+    """What an encoder did: each task's result, and what each unit contributed."""
+
+    results: list[Ability]
+    tallies: dict[str, Tally]
 
 
 class Abilities(Stage[AbilitiesRecord]):
@@ -127,11 +134,13 @@ class Abilities(Stage[AbilitiesRecord]):
             correspondence(pairs, source, target, window),
         ]
 
-    def tallies(self, runtime: Runtime) -> dict[str, Tally]:
-        """What each unit contributed, task by task."""
+    def asked(self, runtime: Runtime) -> Asked:
+        """What came of it; the stage must have run."""
         sums: dict[str, NDArray[np.float64]] = load_file(self.folder(runtime) / "sums.safetensors")
-        kinds = {result.task: result.kind for result in self.run(runtime).results}
-        return {task: Tally(sparse.csr_array(sums[task]), kind) for task, kind in kinds.items()}
+        results = self.run(runtime).results
+        return Asked(
+            results, {one.task: Tally(sparse.csr_array(sums[one.task]), one.kind) for one in results}
+        )
 
 
 def _seen(look: Any, images: NDArray[np.uint8], label: str, *, patches: bool = False) -> Seen:

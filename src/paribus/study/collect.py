@@ -184,7 +184,8 @@ def _map(study: Study, branches: list[Branch], runtime: Runtime) -> AbilityMap |
     """Of the first seed: intervals are over pictures, and a seed is one draw of an encoder."""
     seed = study.seeds[0]
     stages = {one.name: one.abilities for one in branches if one.seed == seed and one.abilities is not None}
-    return ability_map(stages, sides_of(study.arms), study.margin, seed, runtime) if stages else None
+    asked = {name: stage.asked(runtime) for name, stage in stages.items()}
+    return ability_map(asked, sides_of(study.arms), study.margin, seed) if asked else None
 
 
 def _scored(branch: Branch) -> list[Scored]:

@@ -15,9 +15,8 @@ from scipy.stats import norm
 
 from paribus.results import AbilityMap, Boundary, Interval, MapRow
 from paribus.stats import from_draws, holm, interval_p
-from paribus.study.abilities import Abilities, Ability
+from paribus.study.abilities import Ability, Asked
 from paribus.study.control import Treatment
-from paribus.types import Runtime
 
 LANGUAGE, PICTURES = "language", "pictures alone"
 CERTAIN = 0.05
@@ -94,19 +93,16 @@ class _Step(NamedTuple):
         return float(max(norm.sf((self.value + margin) / error), norm.cdf((self.value - margin) / error)))
 
 
-def ability_map(
-    encoders: Mapping[str, Abilities], sides: Sides, margin: float, seed: int, runtime: Runtime
-) -> AbilityMap:
-    """The map of encoders that were put through the same tasks; all stages must have run.
+def ability_map(encoders: Mapping[str, Asked], sides: Sides, margin: float, seed: int) -> AbilityMap:
+    """The map of encoders that were put through the same tasks.
 
     Args:
-        encoders: name -> its stage.
+        encoders: name -> what it did.
         sides: which supervision each belongs to.
         margin: sides that differ by less are the same.
         seed: of the bootstrap.
-        runtime: where the stages are.
     """
-    tasks = _tasks(encoders, seed, runtime)
+    tasks = _tasks(encoders, seed)
     names, asked = list(encoders), {task: list(found.values) for task, found in tasks.items()}
     one, two = (sides.of(side, names) for side in (sides.one, sides.two))
     leaders = {
@@ -135,13 +131,12 @@ def ability_map(
     )
 
 
-def _tasks(encoders: Mapping[str, Abilities], seed: int, runtime: Runtime) -> dict[str, _Task]:
+def _tasks(encoders: Mapping[str, Asked], seed: int) -> dict[str, _Task]:
     found: dict[str, _Task] = {}
-    for name, stage in encoders.items():
-        tallies = stage.tallies(runtime)
-        for result in stage.run(runtime).results:
+    for name, asked in encoders.items():
+        for result in asked.results:
             task = found.setdefault(result.task, _Task(result, {}, {}))
-            task.values[name], task.drawn[name] = result, tallies[result.task].draws(seed=seed)
+            task.values[name], task.drawn[name] = result, asked.tallies[result.task].draws(seed=seed)
     return found
 
 

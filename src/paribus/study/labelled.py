@@ -1,0 +1,243 @@
+"""The stages of a labelled dataset: what is in it, and what an encoder sees in each of its pictures."""
+
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import ClassVar, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Float32, Int64, UInt8
+from pydantic import Field
+from safetensors.numpy import load_file, save_file
+
+from paribus.datasets import Dataset, Part, SplitName, dataset_files, open_dataset
+from paribus.encoders.eye import Eye, EyeAbout, Sight
+from paribus.errors import UserError
+from paribus.files import whole_file
+from paribus.study.seeing import AnyLooker, eye_of, gathered, prepared_blocks, sights
+from paribus.study.stage import CHECKPOINTS, Stage
+from paribus.types import Config, Runtime
+
+SHARD = 4096
+"""Pictures after which what was seen is kept, so that an interrupted run goes on from there."""
+PARTS: tuple[SplitName, ...] = ("train", "val", "test")
+
+
+class DatasetConfig(Config):
+    """Which dataset, and how it is read."""
+
+    at: str = Field(description="KIND:PATH, or a path that its files tell the kind of")
+    check: bool = Field(True, description="refuse counts that are not the official ones")
+    label: str = Field("label", description="the table's column of labels")
+
+
+class LabelledRecord(Config):
+    """What is in a dataset."""
+
+    name: str
+    classes: list[str]
+    counts: dict[str, int]
+    official: bool = Field(description="whether the split is the publisher's")
+    indexed: bool = Field(description="whether class i is the i-th class of the dataset that it shifts")
+    notes: list[str]
+
+
+class Labelled(Stage[LabelledRecord]):
+    """A dataset in a folder; it stays where it lies, and a change of any file is another stage."""
+
+    name: ClassVar[str] = "labelled"
+    version: int = 1
+    config: DatasetConfig
+    listing: str = Field(description="digest of names, sizes and times")
+
+    def compute(self, folder: Path, runtime: Runtime) -> LabelledRecord:
+        """List and check it; no picture is decoded."""
+        del folder, runtime
+        found = self.open()
+        return LabelledRecord(
+            name=found.name,
+            classes=list(found.classes),
+            counts={name: len(found.parts[name]) for name in PARTS if name in found.parts},
+            official=found.official,
+            indexed=found.indexed,
+            notes=list(found.notes),
+        )
+
+    def open(self) -> Dataset:
+        """The dataset, listed now."""
+        return open_dataset(self.config.at, check=self.config.check, label=self.config.label)
+
+
+def labelled_of(config: DatasetConfig) -> Labelled:
+    """The stage of a dataset as it is now.
+
+    Raises:
+        UserError: there is none.
+    """
+    whole = sha256()
+    for path in dataset_files(config.at):
+        stat = path.stat()
+        whole.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
+    return Labelled(config=config, listing=whole.hexdigest())
+
+
+class LookRecord(Config):
+    """What looked, at how many pictures."""
+
+    about: EyeAbout
+    pictures: dict[str, int]
+    readings: list[str]
+    notes: list[str]
+
+
+class Looked(NamedTuple):
+    """One part as an encoder sees it."""
+
+    readings: dict[str, Float32[np.ndarray, "N _"]]
+    """Class token, mean of patches, both, and the class token of the layer before."""
+    labels: Int64[np.ndarray, " N"]
+    keys: list[str]
+
+
+CLASS, PATCHES, BOTH, BEFORE = "class token", "mean patch", "both", "layer before the last"
+
+
+class Look(Stage[LookRecord]):
+    """Every picture of a dataset through one frozen encoder; done once, read by all probes."""
+
+    name: ClassVar[str] = "look"
+    version: int = 1
+    encoder: AnyLooker
+    dataset: Labelled
+    precision: Literal["bf16", "fp32"]
+
+    def compute(self, folder: Path, runtime: Runtime) -> LookRecord:
+        """Write ``PART.safetensors`` and ``PART.parquet``.
+
+        Raises:
+            UserError: a picture cannot be decoded, what is seen is not finite or all the same, or test
+                pictures are among those to learn from.
+        """
+        dataset = self.dataset.open()
+        eye = eye_of(self.encoder, runtime).to(runtime.torch_device)
+        digests: dict[str, list[str]] = {}
+        readings: list[str] = []
+        for name in (name for name in PARTS if name in dataset.parts):
+            part = dataset.parts[name]
+            seen, digests[name] = self._seen(name, part, eye, folder / CHECKPOINTS, runtime)
+            _check(seen, eye.about.model, part)
+            readings = list(seen)
+            with whole_file(folder / f"{name}.safetensors") as path:
+                save_file({**seen, "labels": part.labels}, path)
+            with whole_file(folder / f"{name}.parquet") as path:
+                pq.write_table(pa.table({"key": list(part.keys), "pixels": digests[name]}), path)
+        return LookRecord(
+            about=eye.about,
+            pictures={name: len(dataset.parts[name]) for name in digests},
+            readings=readings,
+            notes=_leaks(dataset, digests),
+        )
+
+    def _seen(
+        self, name: str, part: Part, eye: Eye, place: Path, runtime: Runtime
+    ) -> tuple[dict[str, Float32[np.ndarray, "N _"]], list[str]]:
+        """All pictures of a part, shard by shard; shards that are there already are read."""
+        found: list[dict[str, np.ndarray]] = []
+        for start in range(0, len(part), SHARD):
+            path = place / f"{name}-{start:09d}.safetensors"
+            if not path.is_file():
+                rows = np.arange(start, min(start + SHARD, len(part)))
+                with whole_file(path) as temporary:
+                    save_file(self._shard(part, rows, eye, f"{name} {start:,}", runtime), temporary)
+            found.append(load_file(path))
+        joined = {key: np.concatenate([each[key] for each in found]) for key in found[0]}
+        digests = [row.tobytes().hex() for row in joined.pop("pixels")]
+        return joined, digests
+
+    def _shard(
+        self, part: Part, rows: Int64[np.ndarray, " R"], eye: Eye, label: str, runtime: Runtime
+    ) -> dict[str, np.ndarray]:
+        digests: dict[int, bytes] = {}
+
+        def read(row: int) -> UInt8[np.ndarray, "_ _ 3"]:
+            image = part.read(row)
+            digests[row] = sha256(f"{image.shape}".encode() + image.tobytes()).digest()[:16]
+            return image
+
+        blocks = prepared_blocks(read, rows, eye, runtime.workers)
+        half, device = self.precision == "bf16", runtime.torch_device
+        seen = gathered(
+            _pooled(
+                sights(
+                    eye, blocks, len(rows), half=half, device=device, layers=True, patches=True, label=label
+                )
+            )
+        )
+        out = {CLASS: seen.vectors}
+        if seen.patches is not None:
+            out[PATCHES] = seen.patches[:, 0]
+        if len(seen.layers) > 1:
+            out[BEFORE] = seen.layers[-2]
+        out["pixels"] = np.stack([np.frombuffer(digests[int(row)], np.uint8) for row in rows])
+        return {key: np.ascontiguousarray(value) for key, value in out.items()}
+
+    def open(self, name: SplitName, runtime: Runtime) -> Looked | None:
+        """One part; None if the dataset does not have it."""
+        path = self.folder(runtime) / f"{name}.safetensors"
+        if not path.is_file():
+            return None
+        stored = load_file(path)
+        labels = stored.pop("labels")
+        if PATCHES in stored:
+            stored[BOTH] = np.concatenate([stored[CLASS], stored[PATCHES]], axis=1)
+        keys = pq.read_table(path.with_suffix(".parquet"))["key"].to_pylist()
+        return Looked(stored, labels, keys)
+
+    def disk(self) -> float:
+        """Not known before the dataset is listed."""
+        return 0.0
+
+
+def _pooled(found: Iterator[Sight]) -> Iterator[Sight]:
+    """Patches as their mean alone."""
+    for sight in found:
+        mean = None if sight.patches is None else sight.patches.mean(dim=1, keepdim=True)
+        yield sight._replace(patches=mean)
+
+
+def _check(seen: dict[str, np.ndarray], model: str, part: Part) -> None:
+    """See that features are numbers, and differ.
+
+    Raises:
+        UserError: they are not, or do not.
+    """
+    vectors = seen[CLASS]
+    wrong = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(wrong):
+        raise UserError(
+            f"{model} sees what is not finite in {len(wrong):,} of {len(vectors):,} pictures, the first "
+            f"{part.keys[int(wrong[0])]}: its weights are damaged, or the precision is too low."
+        )
+    if float(vectors.std(axis=0).max()) <= 1e-6 * float(np.abs(vectors).max()):
+        raise UserError(f"{model} sees the same in all {len(vectors):,} pictures: it has collapsed.")
+
+
+def _leaks(dataset: Dataset, digests: dict[str, list[str]]) -> list[str]:
+    """What is said of test pictures that are also learnt from: pixel for pixel the same.
+
+    Raises:
+        UserError: the split is not the publisher's, so that it can be mended.
+    """
+    learnt = {digest for name in ("train", "val") for digest in digests.get(name, [])}
+    test = dataset.parts["test"]
+    leaked = [row for row, digest in enumerate(digests["test"]) if digest in learnt]
+    if not leaked:
+        return []
+    told = (
+        f"{len(leaked):,} of {len(test):,} test pictures are also in train, the first {test.keys[leaked[0]]}"
+    )
+    if not dataset.official:
+        raise UserError(f"{dataset.root}: {told}: remove them from one of the two.")
+    return [f"{told}; the split is the publisher's and was left as it is"]
