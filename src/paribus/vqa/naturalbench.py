@@ -13,8 +13,9 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field
 
+from paribus.data.tables import Row, all_rows
 from paribus.vqa.benchmark import Question
-from paribus.vqa.records import Picture, Pictures, Reader, Row, all_rows, check_count, home, letter, matching
+from paribus.vqa.records import Picture, Pictures, Reader, check_count, home, letter, matching
 
 GROUPS = 1_900
 _FILES = "*train-*.parquet"

@@ -13,8 +13,9 @@ from typing import Literal
 
 from pydantic import Field
 
+from paribus.data.tables import Row, rows
 from paribus.vqa.benchmark import Question
-from paribus.vqa.records import Pictures, Reader, Row, home, matching, rows
+from paribus.vqa.records import Pictures, Reader, home, matching
 
 CATEGORIES = ("adversarial", "popular", "random")
 """How the things that are not there were chosen: by what is often beside the others, often at all, anyhow."""

@@ -13,10 +13,11 @@ from typing import Literal
 
 from pydantic import Field
 
+from paribus.data.tables import Row, all_rows
 from paribus.errors import UserError
 from paribus.vqa.benchmark import Question
 from paribus.vqa.handin import write_answers
-from paribus.vqa.records import Pictures, Reader, Row, all_rows, home, lenders, letter, matching
+from paribus.vqa.records import Pictures, Reader, home, lenders, letter, matching
 
 SOURCES: dict[str, tuple[str, ...]] = {
     "General": ("SEEDBench", "MMStar", "A-OKVQA", "VizWiz", "MMVet", "VQAv2", "OKVQA"),
