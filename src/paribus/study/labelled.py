@@ -1,5 +1,6 @@
 """The stages of a labelled dataset: what is in it, and what an encoder sees in each of its pictures."""
 
+import os
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -12,7 +13,7 @@ from jaxtyping import Float32, Int64, UInt8
 from pydantic import Field
 from safetensors.numpy import load_file, save_file
 
-from paribus.datasets import Dataset, Part, SplitName, dataset_files, open_dataset
+from paribus.datasets import Dataset, Part, Settings, SplitName, open_dataset
 from paribus.encoders.eye import Eye, EyeAbout, Sight
 from paribus.errors import UserError
 from paribus.files import whole_file
@@ -22,15 +23,26 @@ from paribus.types import Config, Runtime
 
 SHARD = 4096
 """Pictures after which what was seen is kept, so that an interrupted run goes on from there."""
-PARTS: tuple[SplitName, ...] = ("train", "val", "test")
 
 
 class DatasetConfig(Config):
     """Which dataset, and how it is read."""
 
     at: str = Field(description="KIND:PATH, or a path that its files tell the kind of")
-    check: bool = Field(True, description="refuse counts that are not the official ones")
-    label: str = Field("label", description="the table's column of labels")
+    check: bool = Field(True, description="refuse counts that are not the publisher's")
+    file: str | None = Field(None, description="the table's column of pictures")
+    label: str | None = Field(None, description="the table's column of labels")
+    split: str | None = Field(None, description="the table's column that says train, val or test")
+    images: str | None = Field(None, description="the folder that a table's paths are relative to")
+
+    def open(self) -> Dataset:
+        """The dataset, listed now.
+
+        Raises:
+            UserError: there is none, or it is not what it should be.
+        """
+        images = None if self.images is None else Path(self.images).expanduser()
+        return open_dataset(self.at, Settings(self.check, self.file, self.label, self.split, images))
 
 
 class LabelledRecord(Config):
@@ -52,22 +64,23 @@ class Labelled(Stage[LabelledRecord]):
     config: DatasetConfig
     listing: str = Field(description="digest of names, sizes and times")
 
+    def check(self, runtime: Runtime) -> None:
+        """See that it can be listed."""
+        del runtime
+        self.config.open()
+
     def compute(self, folder: Path, runtime: Runtime) -> LabelledRecord:
         """List and check it; no picture is decoded."""
         del folder, runtime
-        found = self.open()
+        found = self.config.open()
         return LabelledRecord(
             name=found.name,
             classes=list(found.classes),
-            counts={name: len(found.parts[name]) for name in PARTS if name in found.parts},
+            counts={name: len(part) for name, part in found.parts.items()},
             official=found.official,
             indexed=found.indexed,
             notes=list(found.notes),
         )
-
-    def open(self) -> Dataset:
-        """The dataset, listed now."""
-        return open_dataset(self.config.at, check=self.config.check, label=self.config.label)
 
 
 def labelled_of(config: DatasetConfig) -> Labelled:
@@ -76,10 +89,10 @@ def labelled_of(config: DatasetConfig) -> Labelled:
     Raises:
         UserError: there is none.
     """
-    whole = sha256()
-    for path in dataset_files(config.at):
-        stat = path.stat()
-        whole.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
+    whole, found = sha256(), config.open()
+    for path in found.files():
+        stat, name = path.stat(), os.path.relpath(path, found.root)
+        whole.update(os.fsencode(f"{name} {stat.st_size} {stat.st_mtime_ns}\n"))
     return Labelled(config=config, listing=whole.hexdigest())
 
 
@@ -120,12 +133,11 @@ class Look(Stage[LookRecord]):
             UserError: a picture cannot be decoded, what is seen is not finite or all the same, or test
                 pictures are among those to learn from.
         """
-        dataset = self.dataset.open()
+        dataset = self.dataset.config.open()
         eye = eye_of(self.encoder, runtime).to(runtime.torch_device)
         digests: dict[str, list[str]] = {}
         readings: list[str] = []
-        for name in (name for name in PARTS if name in dataset.parts):
-            part = dataset.parts[name]
+        for name, part in dataset.parts.items():
             seen, digests[name] = self._seen(name, part, eye, folder / CHECKPOINTS, runtime)
             _check(seen, eye.about.model, part)
             readings = list(seen)
@@ -230,7 +242,7 @@ def _leaks(dataset: Dataset, digests: dict[str, list[str]]) -> list[str]:
     Raises:
         UserError: the split is not the publisher's, so that it can be mended.
     """
-    learnt = {digest for name in ("train", "val") for digest in digests.get(name, [])}
+    learnt = {digest for name, part in digests.items() if name != "test" for digest in part}
     test = dataset.parts["test"]
     leaked = [row for row, digest in enumerate(digests["test"]) if digest in learnt]
     if not leaked:

@@ -258,6 +258,16 @@ class Study(Config):
         told = self.control.data.captions if own else "thing"
         return Teaching(vlm, self.measured_on, told, self.control.precision)
 
+    def encoders(self, seed: int) -> dict[str, AnyLooker]:
+        """Arms, baselines and published encoders by name."""
+        found: dict[str, AnyLooker] = {arm.name: arm.encoder for arm in self.all_arms() if arm.seed == seed}
+        made: dict[Baseline, AnyLooker] = {
+            "untrained": Untrained(encoder=self.control.encoder, seed=seed),
+            "colour-histogram": Histogram(),
+        }
+        found |= {name: made[name] for name in self.baselines}
+        return found | {name: published_encoder(entry.weights) for name, entry in self.published.items()}
+
     def taught(self, encoder: AnyEncoder, seed: int) -> Instruct:
         """A language model that was taught to see with an encoder, as the control says."""
         return self.teaching(self.control.vlm).model((encoder,), seed)

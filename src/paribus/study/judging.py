@@ -1,0 +1,353 @@
+"""The stage that reads labels off what an encoder saw of a dataset, and how it is scored.
+
+What is chosen is chosen on pictures out of train (or on the publisher's validation part), what is learnt is
+then learnt on both, and the test part is scored once. Sets that the dataset is shifted to (ImageNetV2,
+CIFAR-10.1) are told by the same probe.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import ClassVar, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Bool, Float, Int64
+from numpy.typing import NDArray
+from pydantic import Field
+
+from paribus import stats
+from paribus.errors import UserError
+from paribus.files import whole_file
+from paribus.probes.as_published import DEFECTS, fit_as_published
+from paribus.probes.heads import Affine, Grid
+from paribus.probes.knn import NEIGHBOURS, TEMPERATURE, knn_predict
+from paribus.probes.linear import fit_choices
+from paribus.probes.logistic import fit_logistic
+from paribus.probes.metrics import (
+    Tally,
+    accuracy,
+    balanced_accuracy,
+    calibration_error,
+    difference,
+    estimate,
+    macro_f1,
+)
+from paribus.results import Interval
+from paribus.study.labelled import CLASS, LabelledRecord, Look, Looked
+from paribus.study.stage import AnyStage, Stage
+from paribus.types import Config, Runtime
+
+BORDER = ("what was chosen lies on the border of what was tried: better may lie beyond",)
+
+How = Literal["linear", "as-published", "logistic", "knn"]
+
+
+class Told(NamedTuple):
+    """What is said of each picture: a class, and how probable it is said to be."""
+
+    answers: Int64[np.ndarray, " N"]
+    confidence: Float[np.ndarray, " N"] | None
+
+
+class Reader(NamedTuple):
+    """Something that was learnt, and what is to be told of how."""
+
+    tell: Callable[[Looked], Told]
+    notes: tuple[str, ...]
+
+
+class Lesson(NamedTuple):
+    """What there is to learn from."""
+
+    train: Looked
+    val: Looked | None
+    test: Looked
+    """Only the recipe that is repeated as published looks at it."""
+    classes: int
+    seed: int
+    device: str
+
+    def joined(self, reading: str) -> Float[np.ndarray, "N _"]:
+        """Train and validation pictures."""
+        parts = [part.readings[reading] for part in (self.train, self.val) if part is not None]
+        return np.concatenate(parts)
+
+    @property
+    def labels(self) -> Int64[np.ndarray, " N"]:
+        """Their labels."""
+        return np.concatenate([part.labels for part in (self.train, self.val) if part is not None])
+
+    @property
+    def validation(self) -> Bool[np.ndarray, " N"] | None:
+        """Which of them are the publisher's validation part; None if there is none."""
+        return None if self.val is None else np.arange(len(self.labels)) >= len(self.train.labels)
+
+    @property
+    def each(self) -> NDArray[np.str_]:
+        """Every picture is a group of its own."""
+        return np.arange(len(self.labels)).astype(str)
+
+
+def linear(lesson: Lesson) -> Reader:
+    """A linear probe: reading, rate and decay are chosen at once."""
+    readings = {name: lesson.joined(name) for name in lesson.train.readings}
+    grid = Grid()
+    chosen = fit_choices(
+        readings,
+        lesson.labels,
+        lesson.each,
+        lesson.classes,
+        grid,
+        lesson.seed,
+        validation=lesson.validation,
+        device=lesson.device,
+    )
+    probe, best = chosen.probe, chosen.probe.chosen
+    told = (
+        f"chosen among {len(chosen.tried)} settings on {probe.validation:,} pictures out of train: "
+        f"{chosen.choice}, learning rate {best.lr:g}, weight decay {best.weight_decay:g} "
+        f"({100 * best.accuracy:.1f}%)"
+    )
+    more = BORDER if chosen.edge else ()
+    return Reader(lambda seen: _by(probe, seen.readings[chosen.choice]), (told, *more))
+
+
+def logistic(lesson: Lesson) -> Reader:
+    """Logistic regression at the optimum of its regularised loss, on the class token."""
+    probe = fit_logistic(
+        lesson.joined(CLASS),
+        lesson.labels,
+        lesson.each,
+        lesson.classes,
+        seed=lesson.seed,
+        validation=lesson.validation,
+        device=lesson.device,
+    )
+    told = (
+        f"C = {probe.chosen.strength:g}, chosen on {probe.validation:,} pictures out of train "
+        f"({100 * probe.chosen.accuracy:.1f}%)"
+    )
+    more = BORDER if probe.edge else ()
+    return Reader(lambda seen: _by(probe, seen.readings[CLASS]), (told, *more))
+
+
+def as_published(lesson: Lesson) -> Reader:
+    """The recipe of leo1oel/ViT-linear-probing, with its defects, for comparison alone."""
+    fitted = fit_as_published(
+        lesson.train.readings[CLASS],
+        lesson.train.labels,
+        lesson.test.readings[CLASS],
+        lesson.test.labels,
+        lesson.classes,
+        seed=lesson.seed,
+        device=lesson.device,
+    )
+    return Reader(lambda seen: _by(fitted, seen.readings[CLASS]), DEFECTS)
+
+
+def knn(lesson: Lesson) -> Reader:
+    """DINO's weighted vote of the nearest pictures, on the class token; nothing is chosen."""
+    x, y = lesson.joined(CLASS), lesson.labels
+    told = f"{NEIGHBOURS} neighbours by cosine, each voting exp(cosine / {TEMPERATURE}); nothing is chosen"
+
+    def tell(seen: Looked) -> Told:
+        return Told(knn_predict(x, y, seen.readings[CLASS], device=lesson.device), None)
+
+    return Reader(tell, (told,))
+
+
+def _by(probe: Affine, x: Float[np.ndarray, "N _"]) -> Told:
+    given = probe.probabilities(x)
+    best = given.argmax(axis=1)
+    return Told(np.take(probe.labels, best), given[np.arange(len(best)), best].astype(np.float64))
+
+
+HOW: dict[How, Callable[[Lesson], Reader]] = {
+    "linear": linear,
+    "as-published": as_published,
+    "logistic": logistic,
+    "knn": knn,
+}
+
+
+class Score(Config):
+    """One metric on one set."""
+
+    metric: str
+    value: float
+    low: float
+    high: float
+
+
+class SetScores(Config):
+    """What is said of one set: the dataset's own test part, or one that it is shifted to."""
+
+    name: str
+    pictures: int
+    chance: float = Field(description="what always the most frequent class of train gives")
+    scores: list[Score]
+
+
+class JudgeRecord(Config):
+    """How labels could be read off."""
+
+    sets: list[SetScores]
+    learnt: int
+    classes: int
+    notes: list[str]
+
+
+class Answered(NamedTuple):
+    """Each picture of one set."""
+
+    keys: list[str]
+    truth: Int64[np.ndarray, " N"]
+    answers: Int64[np.ndarray, " N"]
+    confidence: Float[np.ndarray, " N"] | None
+
+    def tallies(self) -> dict[str, Tally]:
+        """Every metric that can be computed of them."""
+        right = self.answers == self.truth
+        found = {
+            "accuracy": accuracy(right),
+            "balanced accuracy": balanced_accuracy(self.answers, self.truth),
+            "macro-F1": macro_f1(self.answers, self.truth),
+        }
+        if self.confidence is not None:
+            found["calibration error"] = calibration_error(self.confidence, right)
+        return found
+
+
+class Judge(Stage[JudgeRecord]):
+    """Labels read off what one encoder saw of a dataset."""
+
+    name: ClassVar[str] = "judge"
+    version: int = 1
+    look: Look
+    shifted: tuple[Look, ...] = Field((), description="the same encoder on sets that are only tested on")
+    how: How = "linear"
+    seed: int = 0
+
+    def inputs(self) -> Iterator[AnyStage]:
+        """What was seen of the dataset, and of what it is shifted to."""
+        yield self.look
+        yield from self.shifted
+
+    def compute(self, folder: Path, runtime: Runtime) -> JudgeRecord:
+        """Learn and score; ``answers.parquet`` has every test picture's outcome.
+
+        Raises:
+            UserError: the dataset has nothing to learn from, or a shifted set has other classes.
+        """
+        about = self.look.dataset.run(runtime)
+        lesson = self._lesson(about, runtime)
+        reader = HOW[self.how](lesson)
+        frequent = int(np.bincount(lesson.labels).argmax())
+        sets, rows = [], []
+        for look in (self.look, *self.shifted):
+            name = look.dataset.run(runtime).name
+            seen, truth = self._tested(look, about, runtime)
+            told = reader.tell(seen)
+            answered = Answered(seen.keys, truth, told.answers, told.confidence)
+            sets.append(_scores(name, answered, float(np.mean(truth == frequent)), self.seed))
+            rows.append(_table(name, answered))
+        with whole_file(folder / "answers.parquet") as path:
+            pq.write_table(pa.concat_tables(rows), path)
+        notes = [*reader.notes, *about.notes, *self.look.run(runtime).notes]
+        return JudgeRecord(sets=sets, learnt=len(lesson.labels), classes=len(about.classes), notes=notes)
+
+    def _lesson(self, about: LabelledRecord, runtime: Runtime) -> Lesson:
+        train, val = self.look.open("train", runtime), self.look.open("val", runtime)
+        test = self.look.open("test", runtime)
+        if train is None or test is None:
+            raise UserError(
+                f"{about.name} is only tested on: give the dataset that it shifts, and it with --shift."
+            )
+        return Lesson(train, val, test, len(about.classes), self.seed, str(runtime.torch_device))
+
+    def _tested(
+        self, look: Look, about: LabelledRecord, runtime: Runtime
+    ) -> tuple[Looked, Int64[np.ndarray, " N"]]:
+        """A set's test pictures, labelled by the dataset's own classes."""
+        seen, other = look.open("test", runtime), look.dataset.run(runtime)
+        assert seen is not None  # every dataset has a test part
+        if other.classes == about.classes or (other.indexed and len(other.classes) == len(about.classes)):
+            return seen, seen.labels
+        strange = [name for name in other.classes if name not in about.classes]
+        if strange or other.indexed:
+            raise UserError(
+                f"{other.name} has classes that {about.name} has not "
+                f"({strange[0] if strange else len(other.classes)}): it is no shift of it."
+            )
+        return seen, np.array([about.classes.index(name) for name in other.classes])[seen.labels]
+
+    def answered(self, runtime: Runtime) -> dict[str, Answered]:
+        """Every set's outcomes, picture by picture."""
+        table = pq.read_table(self.folder(runtime) / "answers.parquet")
+        names = table["set"].to_pylist()
+        found = {}
+        for name in dict.fromkeys(names):
+            rows = table.filter(pa.array([each == name for each in names]))
+            confidence = rows["confidence"].to_numpy()
+            found[name] = Answered(
+                rows["key"].to_pylist(),
+                rows["truth"].to_numpy().astype(np.int64),
+                rows["answer"].to_numpy().astype(np.int64),
+                None if np.isnan(confidence).any() else confidence,
+            )
+        return found
+
+
+def _scores(name: str, answered: Answered, chance: float, seed: int) -> SetScores:
+    scores = []
+    for metric, tally in answered.tallies().items():
+        found = estimate(tally, seed=seed)
+        scores.append(Score(metric=metric, value=found.value, low=found.low, high=found.high))
+    return SetScores(name=name, pictures=len(answered.keys), chance=chance, scores=scores)
+
+
+def _table(name: str, answered: Answered) -> pa.Table:
+    confidence = answered.confidence
+    unknown = np.full(len(answered.keys), np.nan)
+    return pa.table(
+        {
+            "set": [name] * len(answered.keys),
+            "key": answered.keys,
+            "truth": answered.truth,
+            "answer": answered.answers,
+            "confidence": unknown if confidence is None else confidence,
+        }
+    )
+
+
+class Beside(NamedTuple):
+    """Two encoders on the same test pictures: each metric's difference, and two tests of accuracy."""
+
+    steps: dict[str, Interval]
+    p: float
+    """McNemar's, that both are right equally often."""
+    p_same: float
+    """TOST's, that their accuracy differs by the margin or more."""
+
+    def verdict(self, margin: float) -> str:
+        """In words."""
+        if self.p < 0.05:
+            return "a difference in accuracy is certain"
+        if self.p_same < 0.05:
+            return f"accuracy is the same within {100 * margin:g} points"
+        return "no difference in accuracy can be claimed, and no sameness"
+
+
+def beside(a: Answered, b: Answered, margin: float, seed: int) -> Beside:
+    """What differs between two encoders that were asked of the same pictures."""
+    if a.keys != b.keys:
+        raise RuntimeError("two encoders were asked of different pictures")
+    one, two = a.tallies(), b.tallies()
+    steps = {}
+    for metric in one:
+        if metric in two:
+            found = difference(one[metric], two[metric], seed=seed)
+            steps[metric] = Interval(value=found.value, low=found.low, high=found.high)
+    right, other = a.answers == a.truth, b.answers == b.truth
+    return Beside(steps, stats.mcnemar(right, other), stats.tost(right, other, margin))
