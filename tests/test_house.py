@@ -34,6 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "annotate": {"analysis"},
     "vlm": {"encoders", "objectives.base", "vqa.benchmark"},  # words its texts as the benchmark asks
     "vqa": {"data"},  # its questions are made from the corpus
+    "stimuli": {"data"},  # its pictures are made from the corpus
     "report": {"vqa", "probes", "analysis", "vlm"},
     "study": {"data", "encoders", "objectives", "train", "probes", "analysis", "vlm", "vqa"},
     "lmms": {"cli_vlm", "data", "encoders", "study", "vlm", "vqa"},

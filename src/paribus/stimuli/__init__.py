@@ -1,0 +1,1 @@
+"""Test material beyond classification, made from the built-in corpus, whose factors are known."""
