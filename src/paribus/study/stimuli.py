@@ -16,7 +16,7 @@ from paribus.data.glyphs import Glyphs
 from paribus.files import whole_file
 from paribus.progress import progress
 from paribus.rng import numpy_rng
-from paribus.stimuli.corruptions import CORRUPTIONS, corrupt
+from paribus.stimuli.corruptions import CORRUPTIONS, corrupt, corruption_rng
 from paribus.stimuli.sets import conflicts, correspondences, counts, scenes
 from paribus.study.corpora import ALL, Corpus
 from paribus.study.stage import Stage
@@ -117,7 +117,7 @@ def _corrupted(corpus: Glyphs, sizes: Sizes, seed: int, workers: int) -> Made:
 
     def made(want: tuple[int, str, int]) -> UInt8[np.ndarray, "H W 3"]:
         row, name, severity = want
-        rng = numpy_rng(seed, "corrupt", str(columns["key"][row]), name, severity)
+        rng = corruption_rng(seed, str(columns["key"][row]), name, severity)
         return corrupt(corpus.image(row), name, severity, rng)
 
     with ThreadPoolExecutor(max(1, workers)) as pool:

@@ -15,7 +15,7 @@ from paribus.probes.dense import Window, confusions, grid_of, match, patch_label
 from paribus.probes.linear import Grid, Probe, fit_grid
 from paribus.probes.metrics import Tally, accuracy, mean_iou, ratio
 from paribus.rng import numpy_rng
-from paribus.stimuli.reading import LETTERS, targets
+from paribus.stimuli.reading import LETTERS, written
 from paribus.study.probing import TASKS, Task, labelled
 from paribus.study.stimuli import Made
 
@@ -84,25 +84,18 @@ def recognition(
 
 def reading(columns: Columns, vectors: Vectors, learning: Learning) -> list[Outcome]:
     """Letters of words that were never seen, in fonts that were never seen: a probe for each place."""
-    words = np.flatnonzero(columns["kind"] == "word")
-    letters, split = targets(columns["text"][words]), columns["split"][words]
-    train, test = words[split == "train"], words[split == "test"]
-    known, truth = letters[split == "train"], letters[split == "test"]
-    said = np.stack(
-        [
-            learning.fit(vectors[train], known[:, place], columns["concept"][train], LETTERS).predict(
-                vectors[test]
-            )
-            for place in range(known.shape[1])
-        ],
-        axis=1,
-    )
-    written = truth > 0
+    found = written(columns)
+    train, test = found.split == "train", found.split == "test"
+    letters = found.targets.astype(np.int64)
+    known, truth, x = letters[train], letters[test], vectors[found.rows]
+    probes = (learning.fit(x[train], place, found.word[train], len(LETTERS) + 1) for place in known.T)
+    said = np.stack([probe.predict(x[test]) for probe in probes], axis=1)
+    there = truth > 0
     frequent = np.array([np.bincount(place[place > 0]).argmax() for place in known.T])
-    chance = float(((truth == frequent) & written).sum() / written.sum())
-    by_word = columns["concept"][test]
-    hits = ((said == truth) & written).sum(axis=1).astype(np.float64)
-    characters = ratio(hits, written.sum(axis=1).astype(np.float64), by_word)
+    chance = float(((truth == frequent) & there).sum() / there.sum())
+    by_word = found.word[test]
+    hits = ((said == truth) & there).sum(axis=1).astype(np.float64)
+    characters = ratio(hits, there.sum(axis=1).astype(np.float64), by_word)
     whole = accuracy((said == truth).all(axis=1), by_word)
     return [
         Outcome("characters of an unseen word", "character accuracy", characters, "words", chance),
