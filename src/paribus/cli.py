@@ -16,10 +16,11 @@ from typing import Annotated
 import typer
 
 from paribus.cli_annotate import annotate
-from paribus.cli_compare import compare, knn, probe, zeroshot
+from paribus.cli_compare import compare
 from paribus.cli_encoder import app as encoder_app
 from paribus.cli_lmms import task
 from paribus.cli_options import make_runtime
+from paribus.cli_probe import knn, map_abilities, photos, probe, retrieve, zeroshot
 from paribus.cli_vlm import app as vlm_app
 from paribus.cli_vlm import chat
 from paribus.errors import UserError
@@ -41,6 +42,9 @@ app.command()(compare)
 app.command()(probe)
 app.command()(knn)
 app.command()(zeroshot)
+app.command()(retrieve)
+app.command("map")(map_abilities)
+corpus_app.command()(photos)
 app.command()(annotate)
 
 StudyFile = Annotated[

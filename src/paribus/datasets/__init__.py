@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from paribus.datasets import (
+    captions,
     cars,
     cifar,
     cifar101,
@@ -80,6 +81,9 @@ READERS: dict[str, Reader] = {
         table.looks,
         "a table of pictures and labels: csv, tsv, json, jsonl, parquet",
         columns=True,
+    ),
+    "captions": Reader(
+        captions.read, captions.never, "a table of pictures and captions, for retrieval", columns=True
     ),
     "folder": Reader(
         folder.read, Path.is_dir, "folders of classes, below train/ and test/ or val/, or without a split"

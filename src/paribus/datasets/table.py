@@ -87,8 +87,8 @@ def _find_table(root: Path) -> Path:
 def _read_rows(table: Path, settings: Settings) -> list[_Said]:
     found, seen, without = list[_Said](), set[str](), list[str]()
     for row in rows(table):
-        file = _column(row, settings.file, FILES, "pictures")
-        label = _column(row, settings.label, LABELS, "labels")
+        file = column_of(row, settings.file, FILES, "pictures")
+        label = column_of(row, settings.label, LABELS, "labels")
         path = row.text(file).removeprefix("./")
         if path in seen:
             raise row.fault(file, f"{printable(path)!r} stands there twice")
@@ -108,7 +108,12 @@ def _read_rows(table: Path, settings: Settings) -> list[_Said]:
     return found
 
 
-def _column(row: Row, given: str | None, usual: Sequence[str], what: str) -> str:
+def column_of(row: Row, given: str | None, usual: Sequence[str], what: str) -> str:
+    """The column that a person named, or the first of the usual names that a row has.
+
+    Raises:
+        UserError: there is none.
+    """
     names = usual if given is None else (given,)
     found = next((name for name in names if name in row.cells), None)
     if found is None:
@@ -124,7 +129,7 @@ def _split(row: Row, given: str | None) -> SplitName | None:
     """Where a row belongs; None if the table has no such column."""
     if given is None and not any(name in row.cells for name in SPLITS):
         return None
-    column = _column(row, given, SPLITS, "splits")
+    column = column_of(row, given, SPLITS, "splits")
     word = row.text(column).strip()
     if word.lower() not in WORDS:
         raise row.fault(column, f"{word!r} is none of {', '.join(WORDS)}", "write one of them")

@@ -20,6 +20,7 @@ from paribus import stats
 from paribus.errors import UserError
 from paribus.files import whole_file
 from paribus.probes.as_published import DEFECTS, fit_as_published
+from paribus.probes.fewshot import few_shot
 from paribus.probes.heads import Affine, Grid
 from paribus.probes.knn import NEIGHBOURS, TEMPERATURE, knn_predict
 from paribus.probes.linear import fit_choices
@@ -34,6 +35,7 @@ from paribus.probes.metrics import (
     macro_f1,
 )
 from paribus.results import Interval
+from paribus.stats import Estimate
 from paribus.study.labelled import CLASS, LabelledRecord, Look, Looked
 from paribus.study.stage import AnyStage, Stage
 from paribus.types import Config, Runtime
@@ -250,7 +252,7 @@ class Judge(Stage[JudgeRecord]):
             seen, truth = self._tested(look, about, runtime)
             told = reader.tell(seen)
             answered = Answered(seen.keys, truth, told.answers, told.confidence)
-            sets.append(_scores(name, answered, float(np.mean(truth == frequent)), self.seed))
+            sets.append(scores_of(name, answered, float(np.mean(truth == frequent)), self.seed))
             rows.append(_table(name, answered))
         with whole_file(folder / "answers.parquet") as path:
             pq.write_table(pa.concat_tables(rows), path)
@@ -299,7 +301,8 @@ class Judge(Stage[JudgeRecord]):
         return found
 
 
-def _scores(name: str, answered: Answered, chance: float, seed: int) -> SetScores:
+def scores_of(name: str, answered: Answered, chance: float, seed: int) -> SetScores:
+    """Every metric of one set with its interval."""
     scores = []
     for metric, tally in answered.tallies().items():
         found = estimate(tally, seed=seed)
@@ -319,6 +322,34 @@ def _table(name: str, answered: Answered) -> pa.Table:
             "confidence": unknown if confidence is None else confidence,
         }
     )
+
+
+def few(look: Look, shots: list[int], seed: int, runtime: Runtime) -> dict[int, Estimate]:
+    """Accuracy of the nearest class mean from a few training pictures a class.
+
+    Intervals are over test pictures and over draws of the few, both resampled.
+
+    Raises:
+        UserError: the dataset has nothing to learn from, or too little of a class.
+    """
+    about = look.dataset.run(runtime)
+    train, test = look.open("train", runtime), look.open("test", runtime)
+    if train is None or test is None:
+        raise UserError(f"{about.name} is only tested on: there is nothing to learn from.")
+    found = {}
+    for k in shots:
+        right = few_shot(
+            train.readings[CLASS],
+            train.labels,
+            test.readings[CLASS],
+            test.labels,
+            k,
+            seed,
+            names=about.classes,
+        )
+        nothing = np.zeros(right.shape)
+        found[k] = stats.crossed_difference(right.astype(np.float64), nothing, seed=seed).estimate
+    return found
 
 
 class Beside(NamedTuple):

@@ -41,8 +41,12 @@ class DatasetConfig(Config):
         Raises:
             UserError: there is none, or it is not what it should be.
         """
+        return open_dataset(self.at, self.settings())
+
+    def settings(self) -> Settings:
+        """How it is read."""
         images = None if self.images is None else Path(self.images).expanduser()
-        return open_dataset(self.at, Settings(self.check, self.file, self.label, self.split, images))
+        return Settings(self.check, self.file, self.label, self.split, images)
 
 
 class LabelledRecord(Config):

