@@ -20,7 +20,6 @@ from paribus.datasets.base import (
     Dataset,
     Part,
     Settings,
-    SplitName,
     decode,
     locate,
     make_dataset,
