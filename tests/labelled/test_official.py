@@ -539,7 +539,7 @@ def test_the_real_photos_are_those_that_were_pinned_and_look_like_their_labels()
     assert np.bincount(test.labels).tolist() == [1_000] * 10
     # Ships and planes have blue around them, and frogs and deer have not.
     blue = [
-        np.mean([_blueness(test.read(at)) for at in np.flatnonzero(test.labels == k)[:100]])
+        np.mean([_blueness(test.read(int(at))) for at in np.flatnonzero(test.labels == k)[:100]])
         for k in range(10)
     ]
     assert min(blue[0], blue[8]) > max(blue[4], blue[6]) + 10

@@ -251,6 +251,12 @@ def test_a_split_that_is_said_of_some_only_is_told(tmp_path):
     )
 
 
+def test_a_table_beside_folders_of_classes_says_nothing(tmp_path):
+    root = folder(tmp_path / "set", SPLIT)
+    (root / "labels.csv").write_text("number,name\n0,cat\n1,dog\n")
+    assert open_dataset(str(root)).classes == ("cat", "dog")
+
+
 def test_a_folder_of_several_tables_is_told(tmp_path):
     path = table(tmp_path / "set", told_rows())
     shutil.copy(path, path.with_name("more.csv"))
@@ -356,6 +362,9 @@ def spoil_hf(root, fault):
         test.unlink()
     elif fault == "two sets":
         shutil.copytree(root / "data", root / "more")
+    elif fault == "metadata":
+        for file in (root / "data").iterdir():
+            pq.write_table(pq.read_table(file).replace_schema_metadata({"huggingface": "{}"}), file)
     elif fault == "odd names":
         for file in (root / "data").iterdir():
             file.rename(file.with_name(file.name.replace("train", "x").replace("test", "y")))
@@ -371,6 +380,7 @@ def spoil_hf(root, fault):
         ("damaged", "is no parquet file, or a damaged one"),
         ("no test", "has no pictures to test on"),
         ("two sets", "has several data sets (data, more)"),
+        ("metadata", "has damaged metadata of Hugging Face"),
         ("odd names", "has the splits x, y and no train or test"),
     ],
 )
