@@ -133,13 +133,12 @@ def _parse(spec: str) -> tuple[str, Path]:
         if not rest:
             raise UserError(f"{spec!r} names no folder: write {kind}:PATH.")
         return kind, Path(rest).expanduser()
+    if bare.is_dir():
+        return next(name for name, reader in READERS.items() if reader.looks(bare)), bare
     if bare.exists():
-        found = next((name for name, reader in READERS.items() if reader.looks(bare)), None)
-        if found is None:
-            raise UserError(
-                f"{bare} is neither a folder nor a table: give {', '.join(READERS)} as KIND:PATH."
-            )
-        return found, bare
+        if not table.looks(bare):
+            raise UserError(f"{bare} is neither a folder nor a table: give one of {', '.join(READERS)}.")
+        return "table", bare
     if colon:
         raise UserError(f"Unknown kind of data set {kind!r}: choose one of {', '.join(READERS)}.")
     raise UserError(

@@ -103,11 +103,8 @@ class Dataset:
 
     def files(self) -> list[Path]:
         """The files whose change makes it another data set, each once."""
-        found = dict.fromkeys(self.sources)
-        for part in self.parts.values():
-            if isinstance(part.read, PictureFiles):
-                found.update(dict.fromkeys(part.read.files()))
-        return list(found)
+        pictures = [part.read for part in self.parts.values() if isinstance(part.read, PictureFiles)]
+        return [*self.sources, *(file for some in pictures for file in some.files())]
 
 
 def make_dataset(

@@ -173,14 +173,14 @@ def fetch_cifar10_photos(folder: Path, pin: Pin = PIN) -> Path:
             something else.
     """
     if (folder / "package.json").is_file():
-        _check_digest(folder, pin)
+        _check_digest(folder, pin, f"delete the folder {folder} and run again")
         return folder
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{folder} holds other files: choose an empty or new folder for the photos.")
     npm = find_npm()
     with whole_folder(folder) as temporary:
         _unpack(_pack(npm, temporary, pin), temporary)
-        _check_digest(temporary, pin)
+        _check_digest(temporary, pin, "see which registry npm asks, and run again")
     return folder
 
 
@@ -210,10 +210,10 @@ def _unpack(archive: Path, folder: Path) -> None:
     archive.unlink()
 
 
-def _check_digest(folder: Path, pin: Pin) -> None:
+def _check_digest(folder: Path, pin: Pin, remedy: str) -> None:
     found = package_digest(folder)
     if found != pin.sha256:
         raise UserError(
-            f"The package {pin.exact} in {folder} is not what was pinned (expected sha256 {pin.sha256}, "
-            f"found {found}): delete the folder {folder} and run again."
+            f"The package {pin.exact} is not what was pinned (expected sha256 {pin.sha256}, found {found}): "
+            f"{remedy}."
         )

@@ -22,7 +22,7 @@ def read(root: Path, settings: Settings) -> Dataset:
     """
     if not root.is_dir():
         raise UserError(f"There is no folder {root}: give a folder with a folder of pictures for each class.")
-    words = _split_folders(root)
+    words = split_folders(root)
     folders = {name: list_classes(root, name) for name in words} if words else {"": list_classes(root, "")}
     classes = sorted({name for listed in folders.values() for name in listed})
     if not classes:
@@ -45,7 +45,7 @@ def read(root: Path, settings: Settings) -> Dataset:
     return make_dataset(root.resolve().name, root, classes, parts, official=bool(words), notes=notes)
 
 
-def _split_folders(root: Path) -> dict[str, SplitName]:
+def split_folders(root: Path) -> dict[str, SplitName]:
     """Folder -> its split, where folders are splits: a class called train has pictures, and no folders."""
     names = folders_in(root)
     splits = {name: WORDS[name.lower()] for name in names if name.lower() in WORDS}

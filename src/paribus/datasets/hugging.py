@@ -286,10 +286,18 @@ def _class_names(path: Path, column: str) -> list[str] | None:
     """What the metadata calls the classes; None if it says nothing."""
     told = (_schema(path).metadata or {}).get(b"huggingface")
     if told is not None:
-        features = json.loads(told).get("info", {}).get("features", {})
+        features = _features(path, told)
     elif (path.parent / "dataset_info.json").is_file():
         features = _json(path.parent / "dataset_info.json").get("features", {})
     else:
         return None
     names = (features.get(column) or {}).get("names")
     return [str(name) for name in names] if names else None
+
+
+def _features(path: Path, told: bytes) -> Mapping[str, Any]:
+    try:
+        features: Mapping[str, Any] = json.loads(told)["info"]["features"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} has damaged metadata of Hugging Face ({error!r}): {_REMEDY}.") from error
+    return features

@@ -17,6 +17,7 @@ from paribus.datasets.base import (
     printable,
     unlabelled,
 )
+from paribus.datasets.folder import split_folders
 from paribus.datasets.listing import check_there
 from paribus.datasets.splits import MADE, WORDS, given_split, make_split
 from paribus.errors import UserError
@@ -66,10 +67,12 @@ def read(root: Path, settings: Settings) -> Dataset:
 
 
 def looks(root: Path) -> bool:
-    """Whether this is a table, or a folder with one table and no folders of classes that it could be of."""
+    """Whether this is a table, or a folder that has one and is not split into folders of classes."""
     if root.is_file():
         return root.suffix.lower() in FORMATS
-    return any((root / f"{name}{suffix}").is_file() for name in ("metadata", "labels") for suffix in FORMATS)
+    return not split_folders(root) and any(
+        (root / f"{name}{suffix}").is_file() for name in ("metadata", "labels") for suffix in FORMATS
+    )
 
 
 def _find_table(root: Path) -> Path:
