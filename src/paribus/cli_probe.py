@@ -40,8 +40,8 @@ DatasetName = Annotated[
     str,
     typer.Argument(
         metavar="DATASET",
-        help="KIND:PATH (imagenet, cifar10, cars, cub, flowers ...; docs/datasets.md), or a folder of classes, "
-        "or a table of pictures and labels",
+        help="KIND:PATH (imagenet, cifar10, cars, cub, flowers ...; docs/datasets.md), a folder of classes, or "
+        "a table of pictures and labels",
     ),
 ]
 """What stands for a dataset."""
@@ -64,7 +64,7 @@ Shift = Annotated[
 ]
 Beside = Annotated[
     str | None,
-    typer.Option("--beside", metavar="ENCODER", help="another encoder, compared picture by picture"),
+    typer.Option("--beside", metavar="ENCODER", help="another encoder, compared on each picture"),
 ]
 Margin = Annotated[float, typer.Option(min=1e-6, max=1, help="accuracies that differ by less are the same")]
 BF16 = Precision.BF16
@@ -92,7 +92,7 @@ def probe(
     how: Annotated[How, typer.Option(help="what reads labels off")] = How.LINEAR,
     shots: Annotated[
         str | None,
-        typer.Option(metavar="K,K", help="few pictures a class, e.g. 1,2,4,8,16; nothing is chosen"),
+        typer.Option(metavar="K,K", help="few pictures a class, e.g. 1,2,4,8,16"),
     ] = None,
     shift: Shift = None,
     beside: Beside = None,
@@ -145,9 +145,7 @@ def zeroshot(
     dataset: DatasetName,
     template: Annotated[
         list[str] | None,
-        typer.Option(
-            help="how a class is worded, {} stands for it; several are averaged; or plain, or seven"
-        ),
+        typer.Option(help="how a class is worded, {} is its name; several are averaged; or plain, seven"),
     ] = None,
     names: Annotated[
         Path | None, typer.Option(metavar="FILE", help="names of the classes in order, a line each")
@@ -200,7 +198,9 @@ def retrieve(
     told, found = recalls(look, encoder_folder(encoder, root, runtime), runtime)
     print(f"retrieval by {called(encoder)}: {len(told.files):,} pictures, {len(told.texts):,} captions")
     for way, rows in found._asdict().items():
-        each = ", ".join(f"Recall@{k} {interval(*row[:3], True)}" for k, row in rows.items())
+        each = ", ".join(
+            f"Recall@{k} {interval(row.value, row.low, row.high, True)}" for k, row in rows.items()
+        )
         print(f"  {way.replace('_', ' ')}: {each}")
 
 
@@ -400,7 +400,8 @@ def _given_sides(one: str | None, two: str | None, names: list[str]) -> "Sides |
     from paribus.study.mapping import Sides
 
     if one is None and two is None:
-    XX
+        alone = len(names) == 2
+        return Sides(names[0], names[1], {name: name for name in names}) if alone else None
     if one is None or two is None:
         raise UserError("--one and --two belong together: name the encoders of both sides.")
     members = dict.fromkeys(one.split(","), one) | dict.fromkeys(two.split(","), two)

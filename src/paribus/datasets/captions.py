@@ -1,4 +1,4 @@
-"""Pictures that a table tells captions of, one or several each: for retrieval, so there is nothing to learn."""
+"""Pictures that a table tells captions of, one or several each: for retrieval, with nothing to learn."""
 
 from pathlib import Path
 from typing import NamedTuple

@@ -139,7 +139,7 @@ class Look(Stage[LookRecord]):
         """
         dataset = self.dataset.config.open()
         eye = eye_of(self.encoder, runtime).to(runtime.torch_device)
-        digests: dict[str, list[str]] = {}
+        digests: dict[SplitName, list[str]] = {}
         readings: list[str] = []
         for name, part in dataset.parts.items():
             seen, digests[name] = self._seen(name, part, eye, folder / CHECKPOINTS, runtime)
@@ -151,7 +151,7 @@ class Look(Stage[LookRecord]):
                 pq.write_table(pa.table({"key": list(part.keys), "pixels": digests[name]}), path)
         return LookRecord(
             about=eye.about,
-            pictures={name: len(dataset.parts[name]) for name in digests},
+            pictures={name: len(part) for name, part in dataset.parts.items()},
             readings=readings,
             notes=_leaks(dataset, digests),
         )
@@ -240,7 +240,7 @@ def _check(seen: dict[str, np.ndarray], model: str, part: Part) -> None:
         raise UserError(f"{model} sees the same in all {len(vectors):,} pictures: it has collapsed.")
 
 
-def _leaks(dataset: Dataset, digests: dict[str, list[str]]) -> list[str]:
+def _leaks(dataset: Dataset, digests: dict[SplitName, list[str]]) -> list[str]:
     """What is said of test pictures that are also learnt from: pixel for pixel the same.
 
     Raises:
