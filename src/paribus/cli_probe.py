@@ -40,8 +40,8 @@ DatasetName = Annotated[
     str,
     typer.Argument(
         metavar="DATASET",
-        help="KIND:PATH (imagenet, cifar10, cars, cub, flowers ...; docs/datasets.md), a folder of classes, or "
-        "a table of pictures and labels",
+        help="KIND:PATH (imagenet, cifar10, cars, cub, flowers ...; docs/datasets.md), a folder of classes, "
+        "or a table of pictures and labels",
     ),
 ]
 """What stands for a dataset."""

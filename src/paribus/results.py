@@ -62,6 +62,7 @@ class Difference(Config):
     seed: int
     p: float | None = Field(None, description="exact McNemar p-value where both arms answer the same items")
     p_holm: float | None = Field(None, description="the same after Holm's correction within its section")
+    p_same: float | None = Field(None, description="equivalence (TOST): that it is beyond the study's margin")
     detectable: Number | None = Field(
         None, description="smallest true difference that would be found with 80% power at 5%"
     )

@@ -29,6 +29,7 @@ from paribus.study.claims import PROBE, judge, judge_told
 from paribus.study.control import Treatment
 from paribus.study.corpora import CorpusRecord, ShardsRecord
 from paribus.study.downstream import Language
+from paribus.study.judged import differences_of, measures_of
 from paribus.study.mapping import ability_map, sides_of
 from paribus.study.probing import ProbeResult, Scored
 from paribus.study.stage import walk
@@ -53,7 +54,9 @@ def collect(study: Study, name: str, runtime: Runtime) -> Results:
     differences = (_probe_differences(study, branches, runtime) if branches else []) + _compared(
         study, runtime
     )
-    measures = _measures(branches, runtime)
+    judged = [one for branch in branches for one in branch.judged]
+    differences += differences_of(judged, study.seeing_pairs(), study.margin, runtime)
+    measures = _measures(branches, runtime) + measures_of(judged, runtime)
     asked, paired = _answers(study, branches, runtime)
     differences += paired
     gallery, counts = _gallery(study, runtime)

@@ -1,5 +1,6 @@
 """The stages of a labelled dataset: what is in it, and what an encoder sees in each of its pictures."""
 
+import functools
 import os
 from collections.abc import Iterator
 from hashlib import sha256
@@ -49,6 +50,17 @@ class DatasetConfig(Config):
         return Settings(self.check, self.file, self.label, self.split, images)
 
 
+class Photographs(DatasetConfig):
+    """A dataset that a study reads its encoders on, and sets that it is shifted to."""
+
+    shifted: tuple[DatasetConfig, ...] = ()
+
+    def all(self) -> tuple[DatasetConfig, ...]:
+        """The dataset, then its shifts."""
+        own = DatasetConfig(**self.model_dump(exclude={"shifted"}))
+        return (own, *self.shifted)
+
+
 class LabelledRecord(Config):
     """What is in a dataset."""
 
@@ -87,8 +99,9 @@ class Labelled(Stage[LabelledRecord]):
         )
 
 
+@functools.lru_cache
 def labelled_of(config: DatasetConfig) -> Labelled:
-    """The stage of a dataset as it is now.
+    """The stage of a dataset as it is now; of a study, as it was when it was first asked for.
 
     Raises:
         UserError: there is none.

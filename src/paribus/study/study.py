@@ -25,6 +25,9 @@ from paribus.study.control import (
 from paribus.study.corpora import Corpus, Shards, corpus_of
 from paribus.study.downstream import Instruct
 from paribus.study.evaluate import Compare, Embedding, Extract, Histogram
+from paribus.study.judged import SECTIONS, Judged
+from paribus.study.judging import Judge
+from paribus.study.labelled import Look, Photographs, labelled_of
 from paribus.study.naming import ZeroShot
 from paribus.study.probing import Probe
 from paribus.study.reading import read_content
@@ -32,7 +35,7 @@ from paribus.study.recipe import VisionLanguageConfig
 from paribus.study.seeing import AnyLooker
 from paribus.study.stage import AnyStage
 from paribus.study.stages import AnyEncoder, Pretrain, Untrained, published_encoder
-from paribus.study.stimuli import Stimuli
+from paribus.study.stimuli import Sizes, Stimuli
 from paribus.study.teaching import Entry, Seer, Teaching, departed
 from paribus.study.texts import text_stage
 from paribus.train.optim import check_rates
@@ -70,11 +73,13 @@ class Branch(NamedTuple):
     embedding: Embedding | None
     answers: tuple[Answer, ...]
     abilities: Abilities | None = None
+    judged: tuple[Judged, ...] = ()
 
     def ends(self) -> list[AnyStage]:
         """All of them."""
         single = (self.probe, self.naming, self.embedding, self.abilities)
-        return [*(stage for stage in single if stage is not None), *self.answers]
+        judges = (one.judge for one in self.judged)
+        return [*(stage for stage in single if stage is not None), *self.answers, *judges]
 
 
 class Study(Config):
@@ -94,6 +99,10 @@ class Study(Config):
     )
     margin: float = Field(0.03, gt=0, description="equivalence margin for 'similar accuracy'")
     grid: Grid = Grid()
+    stimuli: Sizes = Sizes()
+    datasets: dict[str, Photographs] = Field(
+        {}, description="labelled datasets that all encoders are read on"
+    )
 
     @model_validator(mode="after")
     def _someone(self) -> "Study":
@@ -207,7 +216,7 @@ class Study(Config):
 
     def branches(self) -> list[Branch]:
         """What follows each arm, baseline, published encoder and further model that sees."""
-        if not self.measure:
+        if not (self.measure or self.datasets):
             return []
         arms = self.all_arms()
         return [branch for seed in self.seeds for branch in self._of_seed(arms, seed)]
@@ -221,12 +230,12 @@ class Study(Config):
             yield self._branch(name, seed, encoder)
         if "colour-histogram" in self.baselines:
             yield self._branch("colour-histogram", seed, Histogram())
-        if "vqa" in self.measure:
-            teaching = self.teaching(self.control.vlm)
-            others = {name: published_encoder(entry.weights) for name, entry in self.published.items()}
-            for name, other in others.items():
-                yield Branch(name, seed, None, None, None, teaching.answers((other,), seed))
-            yield from self._seers({**own, **others}, seed)
+        others = {name: published_encoder(entry.weights) for name, entry in self.published.items()}
+        sees = "vqa" in self.measure
+        for name, other in others.items() if sees or self.datasets else ():
+            answers = self.teaching(self.control.vlm).answers((other,), seed) if sees else ()
+            yield Branch(name, seed, None, None, None, answers, None, self._judged(name, other, seed))
+        yield from self._seers({**own, **others}, seed) if sees else ()
 
     def _branch(self, name: str, seed: int, encoder: Pretrain | Untrained | Histogram) -> Branch:
         features = Extract(encoder=encoder, corpus=self.measured_on, precision=self.control.precision)
@@ -237,12 +246,26 @@ class Study(Config):
         teaching = self.teaching(self.control.vlm)
         answers = teaching.answers((encoder,), seed) if sees else ()  # type: ignore[arg-type]
         naming, abilities = self._naming(encoder, seed), self._abilities(encoder, seed)
-        return Branch(name, seed, probe, naming, embedding, answers, abilities)
+        judged = self._judged(name, encoder, seed)
+        return Branch(name, seed, probe, naming, embedding, answers, abilities, judged)
+
+    def _judged(self, name: str, encoder: AnyLooker, seed: int) -> tuple[Judged, ...]:
+        """How an encoder is read on every dataset."""
+        found = []
+        for title, dataset in self.datasets.items():
+            look, *shifted = (
+                Look(encoder=encoder, dataset=labelled_of(each), precision=self.control.precision)
+                for each in dataset.all()
+            )
+            for how in SECTIONS:
+                judge = Judge(look=look, shifted=tuple(shifted), how=how, seed=seed)
+                found.append(Judged(name, seed, title, judge))
+        return tuple(found)
 
     def _abilities(self, encoder: AnyLooker, seed: int) -> Abilities | None:
         if "abilities" not in self.measure:
             return None
-        stimuli, precision = Stimuli(corpus=self.measured_on), self.control.precision
+        stimuli, precision = Stimuli(corpus=self.measured_on, sizes=self.stimuli), self.control.precision
         return Abilities(encoder=encoder, stimuli=stimuli, precision=precision, grid=self.grid, seed=seed)
 
     def _naming(self, encoder: Pretrain | Untrained | Histogram, seed: int) -> ZeroShot | None:
