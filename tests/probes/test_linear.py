@@ -13,8 +13,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from paribus.errors import UserError
+from paribus.probes import heads as stack
 from paribus.probes import linear
-from paribus.probes.linear import Grid, fit_grid, held_out, train_heads
+from paribus.probes.heads import train_heads
+from paribus.probes.linear import Grid, fit_grid, held_out
 
 QUICK = Grid(epochs=2, min_steps=40, batch=64)
 
@@ -43,9 +45,9 @@ def reference_head(x, y, classes, lr, weight_decay, grid, seed):
         {"params": [head.bias], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=lr)
-    order = list(linear.batches(len(x), linear.epochs_of(len(x), grid), grid.batch, seed))
+    order = list(stack.batches(len(x), stack.epochs_of(len(x), grid), grid.batch, seed))
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: linear.rate(step, len(order), grid.warmup)
+        optimizer, lambda step: stack.rate(step, len(order), grid.warmup)
     )
     for rows in order:
         optimizer.zero_grad()
@@ -58,7 +60,7 @@ def reference_head(x, y, classes, lr, weight_decay, grid, seed):
 def test_heads_equal_torch_adamw_one_by_one():
     (x, y, _), _ = digits()
     x, y = torch.from_numpy(x[:500]).double(), torch.from_numpy(y[:500])
-    x = linear.Standard.of(x)(x)
+    x = stack.Standard.of(x)(x)
     grid = Grid(epochs=3, batch=64, min_steps=60)
     settings = [(1e-3, 0.0), (1e-2, 1.0), (3e-2, 0.1)]
     heads, steps = train_heads(x, y, 10, settings, grid, 5)
@@ -78,23 +80,23 @@ def test_gradients_equal_autograd():
     loss = sum(torch.nn.functional.cross_entropy(x @ weight[g].T + bias[g], y) for g in range(3))
     expected = torch.autograd.grad(loss, (weight, bias))
     with torch.no_grad():
-        ours = linear.head_gradients(linear.Heads(weight, bias), x, y)
+        ours = stack.head_gradients(stack.Heads(weight, bias), x, y)
     torch.testing.assert_close(ours, expected)
 
 
 def test_schedule_steps_globally():
     """One rise and one fall over the whole run, not one per epoch (the published probe's defect)."""
-    rates = [linear.rate(step, 200, 0.1) for step in range(200)]
+    rates = [stack.rate(step, 200, 0.1) for step in range(200)]
     assert np.argmax(rates) == 20
     assert rates[20] == 1.0
     assert np.all(np.diff(rates[:21]) > 0)
     assert np.all(np.diff(rates[20:]) < 0)
     assert rates[-1] < 1e-3
-    assert linear.rate(0, 10, 0.0) == 1.0
+    assert stack.rate(0, 10, 0.0) == 1.0
 
 
 def test_every_epoch_sees_every_sample_once():
-    parts = list(linear.batches(103, 3, 25, 0))
+    parts = list(stack.batches(103, 3, 25, 0))
     assert [len(part) for part in parts[:5]] == [21, 21, 21, 20, 20]
     epochs = [np.concatenate(parts[start : start + 5]) for start in (0, 5, 10)]
     assert all(np.array_equal(np.sort(epoch), np.arange(103)) for epoch in epochs)
