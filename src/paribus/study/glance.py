@@ -17,7 +17,7 @@ from paribus.errors import UserError
 from paribus.files import whole_file
 from paribus.rng import numpy_rng
 from paribus.study.pictures import Pictures
-from paribus.study.seeing import found_encoder, gathered, prepared_blocks, sights
+from paribus.study.seeing import found_encoder, prepared_blocks, watched
 from paribus.study.stage import Stage
 from paribus.types import Config, Runtime
 
@@ -61,20 +61,20 @@ class Glance(Stage[GlanceRecord]):
         images, half = self.pictures.open(runtime), self.precision == "bf16"
         sampled = sample(len(images))
         rest = np.setdiff1d(np.arange(len(images)), sampled)
-        see = functools.partial(sights, eye, half=half, device=runtime.torch_device)
+        see = functools.partial(watched, eye, half=half, device=runtime.torch_device)
         read = functools.partial(prepared_blocks, eye=eye, workers=runtime.workers)
-        vectors, layers, _ = gathered(see(read(images.image, sampled), len(sampled), layers=True))
-        others = gathered(see(read(images.image, rest), len(rest))).vectors
+        vectors, layers, _ = see(read(images.image, sampled), len(sampled), layers=True)
+        others = see(read(images.image, rest), len(rest)).vectors
         features = np.empty((len(images), vectors.shape[1]), dtype=np.float32)
         features[sampled] = vectors
         if len(rest):
             features[rest] = others
         _check(features, self.weights, images)
         changed = read(lambda row: cut_and_flipped(images.image(row), row), sampled)
-        again = gathered(see(changed, len(sampled))).vectors
+        again = see(changed, len(sampled)).vectors
         grid = symbol_grid()
         drawn = [image for row in grid for image in row]
-        symbols = gathered(see(read(drawn.__getitem__, np.arange(len(drawn))), len(drawn))).vectors
+        symbols = see(read(drawn.__getitem__, np.arange(len(drawn))), len(drawn)).vectors
         with whole_file(folder / "features.safetensors") as path:
             shaped = symbols.reshape(len(grid), len(grid[0]), -1)
             kept = {"pictures": features, "symbols": shaped, "sampled": sampled, "again": again}

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,11 +13,13 @@ import pyarrow.parquet as pq
 from jaxtyping import Float32, Int64, UInt8
 from pydantic import Field
 from safetensors.numpy import load_file, save_file
+from tqdm import tqdm
 
 from paribus.datasets import Dataset, Part, Settings, SplitName, open_dataset
 from paribus.encoders.eye import Eye, EyeAbout, Sight
 from paribus.errors import UserError
 from paribus.files import whole_file
+from paribus.progress import progress
 from paribus.study.seeing import AnyLooker, eye_of, gathered, prepared_blocks, sights
 from paribus.study.stage import CHECKPOINTS, Stage
 from paribus.types import Config, Runtime
@@ -174,19 +176,22 @@ class Look(Stage[LookRecord]):
     ) -> tuple[dict[str, Float32[np.ndarray, "N _"]], list[str]]:
         """All pictures of a part, shard by shard; shards that are there already are read."""
         found: list[dict[str, np.ndarray]] = []
-        for start in range(0, len(part), SHARD):
-            path = place / f"{name}-{start:09d}.safetensors"
-            if not path.is_file():
+        with progress(label=f"looking at {name}", total=len(part), unit="picture") as bar:
+            for start in range(0, len(part), SHARD):
+                path = place / f"{name}-{start:09d}.safetensors"
                 rows = np.arange(start, min(start + SHARD, len(part)))
-                with whole_file(path) as temporary:
-                    save_file(self._shard(part, rows, eye, f"{name} {start:,}", runtime), temporary)
-            found.append(load_file(path))
+                if path.is_file():
+                    bar.update(len(rows))
+                else:
+                    with whole_file(path) as temporary:
+                        save_file(self._shard(part, rows, eye, bar, runtime), temporary)
+                found.append(load_file(path))
         joined = {key: np.concatenate([each[key] for each in found]) for key in found[0]}
         digests = [row.tobytes().hex() for row in joined.pop("pixels")]
         return joined, digests
 
     def _shard(
-        self, part: Part, rows: Int64[np.ndarray, " R"], eye: Eye, label: str, runtime: Runtime
+        self, part: Part, rows: Int64[np.ndarray, " R"], eye: Eye, bar: "tqdm[Any]", runtime: Runtime
     ) -> dict[str, np.ndarray]:
         digests: dict[int, bytes] = {}
 
@@ -197,13 +202,8 @@ class Look(Stage[LookRecord]):
 
         blocks = prepared_blocks(read, rows, eye, runtime.workers)
         half, device = self.precision == "bf16", runtime.torch_device
-        seen = gathered(
-            _pooled(
-                sights(
-                    eye, blocks, len(rows), half=half, device=device, layers=True, patches=True, label=label
-                )
-            )
-        )
+        looking = sights(eye, blocks, bar, half=half, device=device, layers=True, patches=True)
+        seen = gathered(_pooled(looking))
         out = {CLASS: seen.vectors}
         if seen.patches is not None:
             out[PATCHES] = seen.patches[:, 0]

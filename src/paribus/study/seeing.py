@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256 as hashed
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int, UInt8
 from pydantic import Field
 from torch import Tensor
+from tqdm import tqdm
 
 from paribus.encoders.eye import Eye, EyeAbout, Pictures, Sight
 from paribus.encoders.eyes import open_eye
@@ -26,7 +27,8 @@ from paribus.study.stage import Stage
 from paribus.study.stages import Pretrain, PublishedEncoder, Untrained
 from paribus.types import Config, Runtime
 
-BLOCK = 32
+PIXELS, MOST = 32 * 224**2, 256
+"""Pixels of prepared pictures that are looked at together, and pictures at most."""
 
 Image = UInt8[np.ndarray, "_ _ 3"]
 Rows = Int[np.ndarray, " R"]
@@ -150,7 +152,8 @@ def prepared_blocks(
     image: Callable[[int], Image], rows: Rows, eye: Eye, workers: int
 ) -> Iterator[Float[Tensor, "B 3 S S"]]:
     """Prepared pictures, block by block; some blocks are made ahead in threads."""
-    blocks = [rows[at : at + BLOCK] for at in range(0, len(rows), BLOCK)]
+    size = max(1, min(MOST, PIXELS // max(1, eye.about.size) ** 2))
+    blocks = [rows[at : at + size] for at in range(0, len(rows), size)]
 
     def prepared(block: Rows) -> Float[Tensor, "B 3 S S"]:
         return eye.prepare([image(row) for row in block.tolist()])
@@ -167,16 +170,15 @@ def prepared_blocks(
 def sights(
     eye: Eye,
     blocks: Iterator[Float[Tensor, "B 3 S S"]],
-    total: int,
+    bar: "tqdm[Any]",
     *,
     half: bool,
     device: torch.device,
     layers: bool = False,
     patches: bool = False,
-    label: str = "features",
 ) -> Iterator[Sight]:
-    """What is seen in each block, on the CPU in float32."""
-    for pixels in progress(blocks, label=label, total=-(-total // BLOCK), unit="block"):
+    """What is seen in each block, on the CPU in float32; the bar counts pictures."""
+    for pixels in blocks:
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             seen = eye.look(pixels.to(device), layers=layers, patches=patches)
         yield Sight(
@@ -184,6 +186,7 @@ def sights(
             tuple(layer.float().cpu() for layer in seen.layers),
             None if seen.patches is None else seen.patches.float().cpu(),
         )
+        bar.update(len(pixels))
 
 
 def gathered(found: Iterator[Sight]) -> Seen:
@@ -195,6 +198,22 @@ def gathered(found: Iterator[Sight]) -> Seen:
     places = [sight.patches for sight in every if sight.patches is not None]
     patches = torch.cat(places).numpy() if places else None
     return Seen(torch.cat([sight.vector for sight in every]).numpy(), layers, patches)
+
+
+def watched(
+    eye: Eye,
+    blocks: Iterator[Float[Tensor, "B 3 S S"]],
+    total: int,
+    *,
+    half: bool,
+    device: torch.device,
+    layers: bool = False,
+    patches: bool = False,
+    label: str = "features",
+) -> Seen:
+    """``sights`` of all blocks, ``total`` pictures, with a progress bar."""
+    with progress(label=label, total=total, unit="picture") as bar:
+        return gathered(sights(eye, blocks, bar, half=half, device=device, layers=layers, patches=patches))
 
 
 def look_at_all(
@@ -209,5 +228,4 @@ def look_at_all(
 ) -> Seen:
     """Pictures ``0 .. count - 1`` through an encoder."""
     blocks = prepared_blocks(image, np.arange(count), eye, runtime.workers)
-    device = runtime.torch_device
-    return gathered(sights(eye, blocks, count, half=half, device=device, patches=patches, label=label))
+    return watched(eye, blocks, count, half=half, device=runtime.torch_device, patches=patches, label=label)
