@@ -176,7 +176,8 @@ class Look(Stage[LookRecord]):
     ) -> tuple[dict[str, Float32[np.ndarray, "N _"]], list[str]]:
         """All pictures of a part, shard by shard; shards that are there already are read."""
         found: list[dict[str, np.ndarray]] = []
-        with progress(label=f"looking at {name}", total=len(part), unit="picture") as bar:
+        bar: tqdm[Any] = progress(label=f"looking at {name}", total=len(part), unit="picture")
+        with bar:
             for start in range(0, len(part), SHARD):
                 path = place / f"{name}-{start:09d}.safetensors"
                 rows = np.arange(start, min(start + SHARD, len(part)))

@@ -212,7 +212,8 @@ def watched(
     label: str = "features",
 ) -> Seen:
     """``sights`` of all blocks, ``total`` pictures, with a progress bar."""
-    with progress(label=label, total=total, unit="picture") as bar:
+    bar: tqdm[Any] = progress(label=label, total=total, unit="picture")
+    with bar:
         return gathered(sights(eye, blocks, bar, half=half, device=device, layers=layers, patches=patches))
 
 
