@@ -165,9 +165,8 @@ class Regression:
         precision: Precision = "float32",
     ) -> None:
         """Turn standardised features into their principal axes."""
-        self.turn = principal_axes(x)
+        self.turn, self.variance = principal_axes(x)
         turned = x @ self.turn
-        self.variance: Float64[Tensor, " D"] = turned.double().square().mean(0)
         self.x = turned.bfloat16() if precision == "bfloat16" else turned
         self.y, self.classes, self.dtype = y, classes, x.dtype
 
