@@ -1,5 +1,6 @@
 """The batched linear probe against torch.optim.AdamW and scikit-learn, and against leaking."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+import scipy.special
 import torch
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
@@ -16,7 +18,7 @@ from paribus.errors import UserError
 from paribus.probes import heads as stack
 from paribus.probes import linear
 from paribus.probes.heads import train_heads
-from paribus.probes.linear import Grid, fit_grid, held_out
+from paribus.probes.linear import Grid, fit_choices, fit_grid, held_out
 
 QUICK = Grid(epochs=2, min_steps=40, batch=64)
 
@@ -69,6 +71,34 @@ def test_heads_equal_torch_adamw_one_by_one():
         head = reference_head(x, y, 10, lr, weight_decay, grid, 5)
         torch.testing.assert_close(heads.weight[g], head.weight.detach(), rtol=0, atol=1e-9)
         torch.testing.assert_close(heads.bias[g], head.bias.detach(), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("decays", [(0.0, 1.0), (0.3, 0.1)])
+def test_large_heads_equal_torch_adamw_one_by_one(monkeypatch, decays):
+    """What is too large for one product goes head by head, with the same outcome."""
+    (x, y, _), _ = digits()
+    x, y = torch.from_numpy(x[:500]).double(), torch.from_numpy(y[:500])
+    x = stack.Standard.of(x)(x)
+    grid = Grid(epochs=3, batch=64, min_steps=60)
+    settings = [(1e-3, decays[0]), (1e-2, decays[1])]
+    together, _ = train_heads(x, y, 10, settings, grid, 5)
+    monkeypatch.setattr(stack, "TOGETHER", 0)
+    apart, _ = train_heads(x, y, 10, settings, grid, 5)
+    torch.testing.assert_close(apart.weight, together.weight, rtol=0, atol=1e-9)
+    torch.testing.assert_close(apart.bias, together.bias, rtol=0, atol=1e-9)
+
+
+def test_gradients_in_bfloat16_are_close_to_float64():
+    """Within the rounding of eight bits, of a head and of samples that are not easy."""
+    rng = torch.Generator().manual_seed(0)
+    weight = 0.2 * torch.randn(1, 20, 64, generator=rng, dtype=torch.float64)
+    bias = torch.randn(1, 20, generator=rng, dtype=torch.float64)
+    x = torch.randn(500, 64, generator=rng, dtype=torch.float64)
+    y = torch.randint(0, 20, (500,), generator=rng)
+    exact = stack.head_gradients(stack.Heads(weight, bias), x, y)
+    rounded = stack.head_gradients(stack.Heads(weight, bias).to(torch.bfloat16), x.bfloat16(), y)
+    for ours, wanted in zip(rounded, exact, strict=True):
+        assert float((ours.double() - wanted).norm() / wanted.norm()) < 0.01
 
 
 def test_gradients_equal_autograd():
@@ -277,3 +307,136 @@ def test_bad_input():
         fit_grid(x, y, np.zeros(len(y)), 10, QUICK, 0)
     with pytest.raises(ValueError, match="one per sample"):
         fit_grid(x, y, groups[1:], 10, QUICK, 0)
+
+
+# Several readings of the same pictures.
+
+
+def readings():
+    """Digits as they are, their upper half, and noise."""
+    (x, _, _), _ = digits()
+    noise = np.random.default_rng(3).normal(size=(len(x), 7)).astype(np.float32)
+    return {"noise": noise, "upper": x[:, :32], "whole": x}
+
+
+def choose(grid=QUICK, **given):
+    (_, y, groups), _ = digits()
+    return fit_choices(given.pop("train", readings()), y, groups, 10, grid, 0, **given)
+
+
+def test_the_best_reading_is_chosen_and_all_are_on_record():
+    (_, y, groups), (test_x, test_y) = digits()
+    made = choose()
+    assert made.choice == "whole"
+    assert [one.choice for one in made.tried] == ["noise"] * 9 + ["upper"] * 9 + ["whole"] * 9
+    for name, each in readings().items():
+        alone = fit_grid(each, y, groups, 10, QUICK, 0)
+        found = [(one.lr, one.weight_decay, one.accuracy) for one in made.tried if one.choice == name]
+        assert found == [(one.lr, one.weight_decay, one.accuracy) for one in alone.grid]
+    assert made.probe.chosen.accuracy == max(one.accuracy for one in made.tried)
+    assert (made.probe.predict(test_x) == test_y).mean() > 0.9
+
+
+def test_one_reading_is_fit_grid_bit_for_bit():
+    (x, _, _), _ = digits()
+    made = choose(train={"whole": x}).probe
+    assert fingerprint(made) == fingerprint(digit_probe())
+    assert made.grid == digit_probe().grid
+
+
+def test_equal_readings_tie_to_the_first_named():
+    (x, _, _), _ = digits()
+    assert choose(train={"b": x, "a": x}).choice == "b"
+
+
+def test_a_split_of_ones_own_is_chosen_on():
+    """Groups play no part then, and the record is of exactly those samples."""
+    (x, y, _), _ = digits()
+    own = np.zeros(len(y), bool)
+    own[100:300] = True
+    made = fit_choices({"x": x}, y, np.zeros(len(y)), 10, QUICK, 0, validation=own)
+    assert made.probe.validation == 200
+    mean, std = x[~own].mean(0), x[~own].std(0)
+    z = torch.from_numpy(np.where(std > 0, (x - mean) / np.where(std > 0, std, 1), 0).astype(np.float64))
+    head = reference_head(z[~own], torch.from_numpy(y[~own]), 10, 5e-3, 1.0, QUICK, 0)
+    hits = (head(z[own]).argmax(1).numpy() == y[own]).mean()
+    (setting,) = [one for one in made.tried if (one.lr, one.weight_decay) == (5e-3, 1.0)]
+    assert setting.accuracy == pytest.approx(hits, abs=1.5 / 200)
+    for none in (np.zeros(len(y), bool), np.ones(len(y), bool)):
+        with pytest.raises(UserError, match="validation split has"):
+            fit_choices({"x": x}, y, np.zeros(len(y)), 10, QUICK, 0, validation=none)
+
+
+def setting(lr, weight_decay, accuracy=0.5):
+    return linear.Tried(lr=lr, weight_decay=weight_decay, accuracy=accuracy, choice="x")
+
+
+@pytest.mark.parametrize(
+    ("best", "edge"),
+    [((2, 1.0), False), ((1, 1.0), True), ((3, 1.0), True), ((2, 2.0), True), ((2, 0.0), False)],
+)
+def test_the_border_of_the_grid_is_told(best, edge):
+    tried = tuple(setting(lr, decay) for lr in (1, 2, 3) for decay in (0.0, 1.0, 2.0))
+    probe = dataclasses.replace(digit_probe(), chosen=setting(*best))
+    assert linear.ChosenProbe("x", probe, tried).edge is edge
+    alone = linear.ChosenProbe("x", probe, (setting(*best),))
+    assert not alone.edge
+
+
+def test_nothing_to_choose_from():
+    with pytest.raises(UserError, match="no reading"):
+        choose(train={})
+
+
+def test_probabilities_are_a_softmax_in_the_order_of_labels():
+    (x, y, groups), (test_x, _) = digits()
+    keep = np.isin(y, [2, 5, 7])
+    probe = fit_grid(x[keep], y[keep], groups[keep], 10, QUICK, 0)
+    shares = probe.probabilities(test_x)
+    assert shares.shape == (len(test_x), 3)
+    np.testing.assert_allclose(shares.sum(1), 1, atol=1e-5)
+    assert np.array_equal(probe.labels[shares.argmax(1)], probe.predict(test_x))
+    z = (test_x - probe.standard.mean.numpy()) * probe.standard.inverse.numpy()
+    logits = z @ probe.heads.weight[0].numpy().T + probe.heads.bias[0].numpy()
+    np.testing.assert_allclose(shares, scipy.special.softmax(logits, axis=1), atol=1e-5)
+
+
+def test_principal_axes_decorrelate_and_are_turned_back():
+    """The head is a head of the features as given: it answers like one trained on turned features."""
+    (x, y, _), _ = digits()
+    z = stack.Standard.of(torch.from_numpy(x).double())(torch.from_numpy(x).double())
+    turn, variance = linear.principal_axes(z)
+    torch.testing.assert_close(turn.T @ turn, torch.eye(64, dtype=z.dtype), rtol=0, atol=1e-10)
+    covariance = turn.T @ z.T @ z @ turn / len(z)
+    torch.testing.assert_close(covariance, variance.diag(), rtol=0, atol=1e-10)
+    made = choose(train={"x": x.astype(np.float64)}, axes="principal").probe
+    best = [(made.chosen.lr, made.chosen.weight_decay)]
+    heads, _ = train_heads(z @ turn, torch.from_numpy(y), 10, best, QUICK, 0)
+    torch.testing.assert_close(made.heads.logits(z), heads.logits(z @ turn), rtol=0, atol=1e-8)
+
+
+def test_principal_axes_need_fewer_epochs():
+    """Digits in a badly conditioned mixture, two epochs: as good in principal axes as without the mixture."""
+    (x, _, _), (test_x, test_y) = digits()
+    mix = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
+    given, turned = (choose(train={"x": x @ mix}, axes=axes) for axes in ("given", "principal"))
+    given, turned = (((one.probe.predict(test_x @ mix) == test_y).mean()) for one in (given, turned))
+    assert turned > given - 0.01
+    assert turned > 0.9
+
+
+def test_a_search_in_bfloat16_chooses_as_well():
+    """What it chooses is within noise of the best in float32, and the final training is in float32."""
+    exact, rounded = choose(), choose(precision="bfloat16")
+    assert rounded.choice == exact.choice
+    scores = {(one.choice, one.lr, one.weight_decay): one.accuracy for one in exact.tried}
+    chosen = scores[rounded.choice, rounded.probe.chosen.lr, rounded.probe.chosen.weight_decay]
+    assert chosen >= exact.probe.chosen.accuracy - 0.02
+    (x, y, groups), _ = digits()
+    best = Grid(
+        **{**QUICK.model_dump(), "lrs": (rounded.probe.chosen.lr,)}
+        | {"weight_decays": (rounded.probe.chosen.weight_decay,)}
+    )
+    again = fit_grid(x, y, groups, 10, best, 0)
+    assert rounded.probe.heads.weight.dtype == torch.float32
+    torch.testing.assert_close(rounded.probe.heads.weight, again.heads.weight, rtol=0, atol=0)

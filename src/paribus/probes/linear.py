@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -204,19 +204,19 @@ class _Trainer:
         """Heads on the features standardised by their own statistics, and the steps it took."""
         standard = Standard.of(x)
         z = standard(x)
-        turn = principal_axes(z) if self.axes == "principal" else None
+        turn = principal_axes(z)[0] if self.axes == "principal" else None
         seen = z if turn is None else z @ turn
         heads, steps = train_heads(seen, y, self.classes, settings, self.grid, self.seed, precision=precision)
         return standard, heads if turn is None else replace(heads, weight=heads.weight @ turn.T), steps
 
 
-def principal_axes(z: Float[Tensor, "N D"]) -> Float[Tensor, "D D"]:
-    """The eigenvectors of the covariance of centred features, as columns; in float64 from the products on."""
-    _, vectors = torch.linalg.eigh((z.T @ z).double() / len(z))
+def principal_axes(z: Float[Tensor, "N D"]) -> tuple[Float[Tensor, "D D"], Float64[Tensor, " D"]]:
+    """The eigenvectors of the covariance of centred features, as columns, and the variance along each."""
+    variance, vectors = torch.linalg.eigh((z.T @ z).double() / len(z))
     # An eigenvector's sign is the library's whim.
     largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
-    turned: Float[Tensor, "D D"] = vectors * largest.sign()
-    return turned.to(z.dtype)
+    turned: Float64[Tensor, "D D"] = vectors * largest.sign()
+    return turned.to(z.dtype), variance.clamp_min(0.0)
 
 
 def parted(
