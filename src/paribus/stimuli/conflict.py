@@ -1,4 +1,4 @@
-"""Texture against shape: the silhouette of one thing, filled with the inside of another (Geirhos et al. 2019).
+"""Texture against shape: one thing's silhouette filled with another's inside (Geirhos et al. 2019).
 
 Geirhos et al. made their cue conflicts by style transfer; here a patch of the other drawing is tiled, which
 needs no network. Both things come from coloured styles, on white, as most ordinary pictures of the corpus.
@@ -89,7 +89,7 @@ def _texture(
 
 
 def textured(cutout: Cutout, rng: np.random.Generator) -> Float32[np.ndarray, "p p 3"] | None:
-    """The liveliest of some squares that lie wholly inside a drawing, or None if none is fit for a texture."""
+    """The liveliest of some squares that lie wholly inside a drawing, or None if none makes a texture."""
     inside = np.pad(cutout[..., 3] > 0.98, 1).astype(np.uint8)
     # Chessboard distance to the outside: a square of side 2d - 1 around the pixel lies inside.
     reach = cv2.distanceTransform(inside, cv2.DIST_C, 3)[1:-1, 1:-1].astype(np.intp)

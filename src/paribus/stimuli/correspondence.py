@@ -74,7 +74,10 @@ def _matched(
     cutout = pool.cutout(row)
     height, width = cutout.shape[:2]
     factor = rng.uniform(*SIDES) * side / max(height, width)
-    turn, growth = rng.uniform(-MOST_TURN, MOST_TURN), math.exp(rng.uniform(*map(math.log, SCALES)))
+    turn, growth = (
+        rng.uniform(-MOST_TURN, MOST_TURN),
+        math.exp(rng.uniform(math.log(SCALES[0]), math.log(SCALES[1]))),
+    )
     centres = side / 2 + rng.uniform(-SHIFT, SHIFT, (2, 2)) * side
     first = similarity((width / 2, height / 2), factor, 0.0, centres[0])
     second = similarity((width / 2, height / 2), factor * growth, turn, centres[1])
@@ -93,15 +96,17 @@ def similarity(
 
 def moved(matrix: Similarity, points: Float[np.ndarray, "P 2"]) -> Float[np.ndarray, "P 2"]:
     """Where a similarity takes points."""
-    return points @ matrix[:, :2].T + matrix[:, 2]
+    places: Float[np.ndarray, "P 2"] = points @ matrix[:, :2].T + matrix[:, 2]
+    return places
 
 
 def _points(
     cutout: Cutout, first: Similarity, second: Similarity, side: int, rng: np.random.Generator
 ) -> Float[np.ndarray, "P 2"] | None:
-    """Middles of solid pixels of the drawing, in its own coordinates, that keep apart and inside both frames."""
-    solid = cv2.erode((np.pad(cutout[..., 3] > 0.9, 1)).astype(np.uint8), np.ones((3, 3), np.uint8))[1:-1, 1:-1]
-    candidates = np.argwhere(solid)[:, ::-1] + 0.5
+    """Middles of solid pixels, in the drawing's coordinates, that keep apart and inside both frames."""
+    solid = np.pad(cutout[..., 3] > 0.9, 1).astype(np.uint8)
+    core = cv2.erode(solid, np.ones((3, 3), np.uint8))[1:-1, 1:-1]
+    candidates = np.argwhere(core)[:, ::-1] + 0.5
     seen = np.ones(len(candidates), bool)
     for matrix in (first, second):
         places = moved(matrix, candidates)

@@ -82,8 +82,8 @@ class Pool:
         self._rows = {group: list(rows[group].values()) for group in GROUPS if group in rows}
         if not self._rows:
             raise UserError(
-                f"The corpus shows no emoji of the split {split!r}: open it with the splits train, redraw and "
-                "test, and build it with styles that draw emoji."
+                f"The corpus shows no emoji of the split {split!r}: open it with the splits train, redraw "
+                "and test, and build it with styles that draw emoji."
             )
 
     @property

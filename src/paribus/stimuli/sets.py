@@ -1,5 +1,6 @@
 """The sets of stimuli, each picture a pure function of the corpus, a seed, the set's name and its number."""
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -23,7 +24,7 @@ class Stimuli(NamedTuple):
     """Pictures and what is known of each; "concept" joins the concepts that it shows, to be resampled by."""
 
     images: UInt8[np.ndarray, "N S S 3"]
-    columns: dict[str, Shaped[np.ndarray, "N"]]
+    columns: dict[str, Shaped[np.ndarray, " N"]]
     masks: UInt8[np.ndarray, "N S S"] | None = None
 
 
@@ -34,8 +35,8 @@ class Correspondences(NamedTuple):
     target: UInt8[np.ndarray, "N S S 3"]
     points: Float32[np.ndarray, "N P 2"]
     matches: Float32[np.ndarray, "N P 2"]
-    keys: Shaped[np.ndarray, "N"]
-    concepts: Shaped[np.ndarray, "N"]
+    keys: Shaped[np.ndarray, " N"]
+    concepts: Shaped[np.ndarray, " N"]
 
 
 def scenes(corpus: Glyphs, size: int | None, train: int, test: int, seed: int) -> Stimuli:
@@ -65,7 +66,7 @@ def counts(corpus: Glyphs, size: int | None, train: int, test: int, seed: int) -
     """Pictures to count in; columns key, split, count, concept. Arguments and errors as of ``scenes``."""
     side = side_of(corpus, size)
     splits, made = _parts(corpus, "count", (train, test), seed, lambda pool, rng: counted(pool, side, rng))
-    columns = _columns("count", splits, count=[e.count for e in made], concept=[e.concept for e in made])
+    columns = _columns("count", splits, count=[e.things for e in made], concept=[e.concept for e in made])
     return Stimuli(_stacked([each.image for each in made], (side, side, 3)), columns)
 
 
@@ -119,7 +120,7 @@ def _parts(
     for split, total in zip(("train", "test"), sizes, strict=True):
         if total:
             pool = Pool(corpus, split, coloured=coloured)
-            made += _made(f"{name}/{split}", total, seed, lambda rng, pool=pool: make(pool, rng))
+            made += _made(f"{name}/{split}", total, seed, functools.partial(make, pool))
             splits += [split] * total
     return splits, made
 
@@ -129,7 +130,7 @@ def _made(name: str, total: int, seed: int, make: Callable[[np.random.Generator]
     return (make(numpy_rng(seed, "stimuli", name, number)) for number in range(total))
 
 
-def _keys(name: str, splits: Sequence[str]) -> Shaped[np.ndarray, "N"]:
+def _keys(name: str, splits: Sequence[str]) -> Shaped[np.ndarray, " N"]:
     """``scene/train/00007``: a name of each stimulus, numbered within its split."""
     counters = dict.fromkeys(splits, 0)
     keys = []
@@ -144,6 +145,6 @@ def _columns(name: str, splits: list[str], **values: list[str] | list[int]) -> d
     return {"key": _keys(name, splits), "split": np.array(splits, np.str_), **told}
 
 
-def _stacked(pictures: Sequence[np.ndarray], shape: tuple[int, ...]) -> UInt8[np.ndarray, "N *shape"]:
+def _stacked(pictures: Sequence[np.ndarray], shape: tuple[int, ...]) -> UInt8[np.ndarray, "N ..."]:
     """Pictures as one array, also if there are none."""
     return np.stack(pictures) if pictures else np.zeros((0, *shape), np.uint8)
