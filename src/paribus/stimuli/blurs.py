@@ -1,6 +1,5 @@
 """Blur, as in ImageNet-C, without ImageMagick."""
 
-import functools
 import math
 
 import cv2
@@ -121,21 +120,17 @@ def zoom(image: Picture, strength: Numbers, rng: np.random.Generator) -> Picture
 
 def zoomed(image: Float64[np.ndarray, "H W *C"], factor: Number) -> Float64[np.ndarray, "H W *C"]:
     """The middle of a picture, enlarged to its size with linear interpolation (SciPy's ``zoom``)."""
-    rows, columns = (_stretch(side, factor) for side in image.shape[:2])
-    tall = np.tensordot(rows, image, (1, 0))
-    enlarged: Float64[np.ndarray, "H W *C"] = np.tensordot(columns, tall, (1, 1)).swapaxes(0, 1)
-    return enlarged
+    return _stretched(_stretched(image, factor).swapaxes(0, 1), factor).swapaxes(0, 1)
 
 
-@functools.lru_cache(maxsize=128)
-def _stretch(side: int, factor: Number) -> Float64[np.ndarray, "side side"]:
-    """How much each pixel of an enlarged line takes of each of the line's; first and last stay in place."""
-    kept = math.ceil(side / factor)
+def _stretched(image: Float64[np.ndarray, "H W *C"], factor: Number) -> Float64[np.ndarray, "H W *C"]:
+    """The middle rows of a picture, enlarged to its height; first and last of them would stay in place."""
+    height = image.shape[0]
+    kept = math.ceil(height / factor)
     large = round(kept * factor)
-    places = ((large - side) // 2 + np.arange(side)) * (kept - 1) / (large - 1)
+    places = ((large - height) // 2 + np.arange(height)) * (kept - 1) / (large - 1)
     low = np.minimum(places.astype(np.intp), kept - 2)
-    weights = np.zeros((side, side))
-    line = np.arange(side)
-    weights[line, (side - kept) // 2 + low] = 1 - (places - low)
-    weights[line, (side - kept) // 2 + low + 1] = places - low
-    return weights
+    share = (places - low).reshape(-1, *[1] * (image.ndim - 1))
+    first = (height - kept) // 2 + low
+    stretched: Float64[np.ndarray, "H W *C"] = image[first] * (1 - share) + image[first + 1] * share
+    return stretched

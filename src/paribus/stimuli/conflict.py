@@ -77,7 +77,7 @@ def telling(cutout: Cutout) -> bool:
         return False
     hull = np.zeros_like(solid)
     cv2.fillConvexPoly(hull, cv2.convexHull(np.concatenate(outlines)), 1)
-    return ink_of(cutout) >= LEAST_INK * solid.size and solid.sum() <= MOST_SOLID * hull.sum()
+    return bool(ink_of(cutout) >= LEAST_INK * solid.size and solid.sum() <= MOST_SOLID * hull.sum())
 
 
 def _texture(

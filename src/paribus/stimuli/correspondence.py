@@ -58,8 +58,8 @@ def pair(pool: Pool, side: int, rng: np.random.Generator) -> Pair:
     source = ground(rng, side, [cutout])
     target = ground(rng, side, [cutout])
     return Pair(
-        pixels(_shown(source, cutout, first)),
-        pixels(_relit(_shown(target, cutout, second), rng)),
+        pixels(rendered(source, cutout, first)),
+        pixels(relit(rendered(target, cutout, second), rng)),
         moved(first, points).astype(np.float32),
         moved(second, points).astype(np.float32),
         pool.concept(row),
@@ -121,7 +121,7 @@ def _points(
     return None
 
 
-def _shown(canvas: Canvas, cutout: Cutout, matrix: Similarity) -> Canvas:
+def rendered(canvas: Canvas, cutout: Cutout, matrix: Similarity) -> Canvas:
     """The drawing on a canvas, where the matrix puts it."""
     side = canvas.shape[0]
     # OpenCV counts from the middle of the first pixel: p' + 0.5 = FINER * (A (p + 0.5) + b).
@@ -139,7 +139,7 @@ def _shown(canvas: Canvas, cutout: Cutout, matrix: Similarity) -> Canvas:
     return shown
 
 
-def _relit(canvas: Canvas, rng: np.random.Generator) -> Canvas:
+def relit(canvas: Canvas, rng: np.random.Generator) -> Canvas:
     """Another light: each channel, and all together, brighter or darker."""
     gains = rng.uniform(1 - GAIN, 1 + GAIN) * rng.uniform(1 - GAIN, 1 + GAIN, 3)
     lit: Canvas = (canvas * gains + rng.uniform(-OFFSET, OFFSET)).astype(np.float32)

@@ -72,8 +72,7 @@ class Pool:
 
     def __init__(self, corpus: Glyphs, split: str, *, coloured: bool = False) -> None:
         self._corpus, self._columns = corpus, corpus.columns
-        wanted = (corpus.columns["kind"] == "emoji") & (corpus.columns["split"] == split)
-        wanted &= np.isin(corpus.columns["group"], GROUPS)
+        wanted = np.isin(corpus.columns["group"], GROUPS) & (corpus.columns["split"] == split)
         if coloured:
             wanted &= ~np.isin(corpus.columns["style"], sorted(one_ink_styles()))
         rows: defaultdict[str, defaultdict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
@@ -110,5 +109,6 @@ class Pool:
     def cutout(self, row: int) -> Cutout:
         """A drawing without its background."""
         columns = self._columns
-        ink = str(columns["colour"][row]) if columns["style"][row] in one_ink_styles() else None
+        style, colour = str(columns["style"][row]), str(columns["colour"][row])
+        ink = colour if style in one_ink_styles() else None
         return cut(self._corpus.image(row), ink=ink, background=str(columns["background"][row]))

@@ -10,7 +10,7 @@ from jaxtyping import Float32, Shaped, UInt8
 from paribus.data.glyphs import Glyphs
 from paribus.rng import numpy_rng
 from paribus.stimuli.conflict import conflict
-from paribus.stimuli.correspondence import pair
+from paribus.stimuli.correspondence import POINTS, pair
 from paribus.stimuli.counting import counted
 from paribus.stimuli.pool import Pool, side_of
 from paribus.stimuli.scenes import CLASSES, scene
@@ -98,8 +98,8 @@ def correspondences(corpus: Glyphs, size: int | None, test: int, seed: int) -> C
     return Correspondences(
         source=_stacked([each.source for each in made], (side, side, 3)),
         target=_stacked([each.target for each in made], (side, side, 3)),
-        points=np.stack([each.points for each in made]),
-        matches=np.stack([each.matches for each in made]),
+        points=_places([each.points for each in made]),
+        matches=_places([each.matches for each in made]),
         keys=_keys("pair", ["test"] * test),
         concepts=np.array([each.concept for each in made], np.str_),
     )
@@ -145,6 +145,10 @@ def _columns(name: str, splits: list[str], **values: list[str] | list[int]) -> d
     return {"key": _keys(name, splits), "split": np.array(splits, np.str_), **told}
 
 
-def _stacked(pictures: Sequence[np.ndarray], shape: tuple[int, ...]) -> UInt8[np.ndarray, "N ..."]:
-    """Pictures as one array, also if there are none."""
-    return np.stack(pictures) if pictures else np.zeros((0, *shape), np.uint8)
+def _stacked(parts: Sequence[np.ndarray], shape: tuple[int, ...]) -> Shaped[np.ndarray, "N ..."]:
+    """Arrays of one shape as one array, also if there are none."""
+    return np.stack(parts) if parts else np.zeros((0, *shape), np.uint8)
+
+
+def _places(parts: Sequence[Float32[np.ndarray, "P 2"]]) -> Float32[np.ndarray, "N P 2"]:
+    return np.stack(parts) if parts else np.zeros((0, POINTS, 2), np.float32)
