@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from paribus.stimuli.conflict import conflict, filled, telling, textured
+from paribus.errors import UserError
+from paribus.stimuli.conflict import conflict, filled, shapes_of, telling, textured
 from paribus.stimuli.pool import Pool
 
 
@@ -77,13 +78,29 @@ def test_paper_is_no_texture():
 @pytest.fixture(scope="module")
 def made(corpus):
     pool = Pool(corpus, "test", coloured=True)
-    return [conflict(pool, 48, np.random.default_rng(seed)) for seed in range(150)]
+    shapes = shapes_of(pool)
+    return [conflict(pool, shapes, 48, np.random.default_rng(seed)) for seed in range(150)]
 
 
 def test_shape_and_texture_are_of_different_groups(made):
     assert all(each.shape != each.texture for each in made)
     assert all(each.shape_concept != each.texture_concept for each in made)
-    assert len({each.shape for each in made}) == len({each.texture for each in made}) == 9
+    assert len({each.texture for each in made}) == 9
+
+
+def test_no_group_is_one_shape_over_and_over(made):
+    """Flags are rectangles but for one, so they lend textures only."""
+    concepts = {
+        group: [e.shape_concept for e in made if e.shape == group] for group in {e.shape for e in made}
+    }
+    assert len(concepts) >= 7
+    assert "Flags" not in concepts
+    assert min(len(set(shown)) for shown in concepts.values()) >= 5
+
+
+def test_a_pool_of_squares_has_no_shapes(plain_pool):
+    with pytest.raises(UserError, match="too few telling outlines"):
+        shapes_of(plain_pool)
 
 
 def test_enough_of_the_picture_is_filled_and_its_corners_are_white(made):

@@ -90,6 +90,10 @@ class Pool:
         """The groups that occur."""
         return tuple(self._rows)
 
+    def concepts(self, group: str) -> list[list[int]]:
+        """The drawings of each concept of a group."""
+        return self._rows[group]
+
     def group(self, row: int) -> str:
         """The group of a drawing."""
         return str(self._columns["group"][row])
@@ -100,7 +104,7 @@ class Pool:
 
     def drawings(self, rng: np.random.Generator, groups: Sequence[str] | None = None) -> list[int]:
         """All drawings of one concept: a group by lot, then a concept of it."""
-        return one(rng, self._rows[one(rng, groups or self.groups)])
+        return one(rng, self.concepts(one(rng, groups or self.groups)))
 
     def draw(self, rng: np.random.Generator, groups: Sequence[str] | None = None) -> int:
         """One drawing: a group by lot, then a concept of it, then a drawing of that."""

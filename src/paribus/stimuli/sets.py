@@ -9,7 +9,7 @@ from jaxtyping import Float32, Shaped, UInt8
 
 from paribus.data.glyphs import Glyphs
 from paribus.rng import numpy_rng
-from paribus.stimuli.conflict import conflict
+from paribus.stimuli.conflict import conflict, shapes_of
 from paribus.stimuli.correspondence import POINTS, pair
 from paribus.stimuli.counting import counted
 from paribus.stimuli.pool import Pool, side_of
@@ -77,7 +77,8 @@ def conflicts(corpus: Glyphs, size: int | None, test: int, seed: int) -> Stimuli
     """
     side = side_of(corpus, size)
     pool = Pool(corpus, "test", coloured=True)
-    made = list(_made("conflict", test, seed, lambda rng: conflict(pool, side, rng)))
+    shapes = shapes_of(pool) if test else {}
+    made = list(_made("conflict", test, seed, lambda rng: conflict(pool, shapes, side, rng)))
     columns = _columns(
         "conflict",
         ["test"] * test,
