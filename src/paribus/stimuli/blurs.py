@@ -4,16 +4,16 @@ import math
 
 import cv2
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from paribus.stimuli.severities import Numbers
+from paribus.stimuli.severities import Number, Numbers
 
 Picture = Float64[np.ndarray, "H W 3"]
 
 
-def smoothed(image: Float64[np.ndarray, "H W *C"], sigma: float) -> Float64[np.ndarray, "H W *C"]:
+def smoothed(image: Float64[np.ndarray, "H W *C"], sigma: Number) -> Float64[np.ndarray, "H W *C"]:
     """scikit-image's Gaussian: edges repeated, cut off at four standard deviations."""
     sigmas = (sigma, sigma, 0)[: image.ndim]
     blurred: Float64[np.ndarray, "H W *C"] = ndimage.gaussian_filter(image, sigmas, mode="nearest")
@@ -32,7 +32,7 @@ def defocus(image: Picture, strength: Numbers, rng: np.random.Generator) -> Pict
     return blurred
 
 
-def disc(radius: float, soft: float) -> Float64[np.ndarray, "k k"]:
+def disc(radius: Number, soft: Number) -> Float64[np.ndarray, "k k"]:
     """The kernel: up to a radius of 8 on 17 x 17 pixels, larger ones on as many as they need."""
     reach, window = (8, 3) if radius <= 8 else (math.ceil(radius), 5)
     places = np.arange(-reach, reach + 1)
@@ -50,24 +50,46 @@ def glass(image: Picture, strength: Numbers, rng: np.random.Generator) -> Pictur
     sigma, reach, rounds = strength[0], max(1, round(strength[1])), max(1, round(strength[2]))
     eight = np.floor(smoothed(image, sigma) * 255 + 1e-9) / 255
     height, width = image.shape[:2]
-    rows, columns = range(height - reach, reach, -1), range(width - reach, reach, -1)
-    moves = rng.integers(-reach, reach, (rounds, len(rows), len(columns), 2)).tolist()
-    taken = list(range(height * width))
-    for each in moves:
-        for row, line in zip(rows, each, strict=True):
-            for column, (dx, dy) in zip(columns, line, strict=True):
-                taken[row * width + column] = taken[(row + dy) * width + column + dx]
-    shuffled = eight.reshape(-1, 3)[np.array(taken)].reshape(image.shape)
-    return smoothed(shuffled, sigma)
+    inner = (height - 2 * reach, width - 2 * reach)
+    taken = np.arange(height * width)
+    for moves in rng.integers(-reach, reach, (rounds, *inner, 2)):
+        taken = taken[_copied((height, width), reach, moves[::-1, ::-1])]
+    return smoothed(eight.reshape(-1, 3)[taken].reshape(image.shape), sigma)
+
+
+def _copied(
+    shape: tuple[int, int], reach: int, moves: Int64[np.ndarray, "h w 2"]
+) -> Int64[np.ndarray, " pixels"]:
+    """Whence each pixel comes, if from the last to the first each takes over what then is its move away.
+
+    One pass over 50,000 pixels in Python would take a fifth of a second. A pixel that copies from one further
+    on, which has copied already, takes that one's source: such chains are followed to their ends, in steps
+    that double.
+    """
+    height, width = shape
+    total = height * width
+    rows, columns = np.mgrid[reach + 1 : height - reach + 1, reach + 1 : width - reach + 1]
+    here = (rows * width + columns).ravel()
+    there = ((rows + moves[..., 1]) * width + columns + moves[..., 0]).ravel()
+    copies = np.zeros(total, bool)
+    copies[here] = True
+    # Nodes below ``total`` are pixels after the pass, the others pixels before it.
+    link = np.tile(np.arange(total, 2 * total), 2)
+    link[here] = np.where(copies[there] & (there > here), there, there + total)
+    while not np.array_equal(further := link[link], link):
+        link = further
+    sources: Int64[np.ndarray, " pixels"] = link[:total] - total
+    return sources
 
 
 def motion(image: Picture, strength: Numbers, rng: np.random.Generator) -> Picture:
     """Movement in a direction within 45 degrees of the horizontal."""
-    return moving(image, *strength, angle=rng.uniform(-45, 45))
+    length, sigma = strength
+    return moving(image, length, sigma, rng.uniform(-45, 45))
 
 
 def moving(
-    image: Float64[np.ndarray, "H W *C"], length: float, sigma: float, angle: float
+    image: Float64[np.ndarray, "H W *C"], length: Number, sigma: Number, angle: float
 ) -> Float64[np.ndarray, "H W *C"]:
     """ImageMagick's motion blur, which trails to one side: half a Gaussian along a line; edges are repeated.
 
@@ -92,16 +114,23 @@ def moving(
 def zoom(image: Picture, strength: Numbers, rng: np.random.Generator) -> Picture:
     """The mean of the picture and of ever closer views of its middle."""
     factors = np.arange(1, *strength)
-    return (image + sum(zoomed(image, factor) for factor in factors)) / (len(factors) + 1)
+    views = sum((zoomed(image, factor) for factor in factors.tolist()), start=image)
+    return views / (len(factors) + 1)
 
 
-def zoomed(image: Float64[np.ndarray, "H W *C"], factor: float) -> Float64[np.ndarray, "H W *C"]:
-    """The middle of a picture, enlarged to its size with linear interpolation."""
-    sides = image.shape[:2]
-    kept = [math.ceil(side / factor) for side in sides]
-    top, left = ((side - inner) // 2 for side, inner in zip(sides, kept, strict=True))
-    middle = image[top : top + kept[0], left : left + kept[1]]
-    large = ndimage.zoom(middle, (factor, factor, 1)[: image.ndim], order=1)
-    top, left = ((outer - side) // 2 for outer, side in zip(large.shape, sides, strict=False))
-    enlarged: Float64[np.ndarray, "H W *C"] = large[top : top + sides[0], left : left + sides[1]]
-    return enlarged
+def zoomed(image: Float64[np.ndarray, "H W *C"], factor: Number) -> Float64[np.ndarray, "H W *C"]:
+    """The middle of a picture, enlarged to its size with linear interpolation (SciPy's ``zoom``)."""
+    return _stretched(_stretched(image, factor).swapaxes(0, 1), factor).swapaxes(0, 1)
+
+
+def _stretched(image: Float64[np.ndarray, "H W *C"], factor: Number) -> Float64[np.ndarray, "H W *C"]:
+    """The middle rows of a picture, enlarged to its height; first and last of them would stay in place."""
+    height = image.shape[0]
+    kept = math.ceil(height / factor)
+    large = round(kept * factor)
+    places = ((large - height) // 2 + np.arange(height)) * (kept - 1) / (large - 1)
+    low = np.minimum(places.astype(np.intp), kept - 2)
+    share = (places - low).reshape(-1, *[1] * (image.ndim - 1))
+    first = (height - kept) // 2 + low
+    stretched: Float64[np.ndarray, "H W *C"] = image[first] * (1 - share) + image[first + 1] * share
+    return stretched

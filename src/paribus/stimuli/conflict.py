@@ -1,4 +1,4 @@
-"""Texture against shape: the silhouette of one thing, filled with the inside of another (Geirhos et al. 2019).
+"""Texture against shape: one thing's silhouette filled with another's inside (Geirhos et al. 2019).
 
 Geirhos et al. made their cue conflicts by style transfer; here a patch of the other drawing is tiled, which
 needs no network. Both things come from coloured styles, on white, as most ordinary pictures of the corpus.
@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from paribus.errors import UserError
 from paribus.stimuli.cutouts import Cutout, ink_of, paste, pixels, scaled
 from paribus.stimuli.pool import Pool, one, retry
 
@@ -19,6 +20,8 @@ MOST_SOLID = 0.92
 """A silhouette that fills more of its convex hull is a disc or a rectangle, and could be anything."""
 LEAST_INK = 0.2
 """And one that covers less of its box shows too little texture."""
+LEAST_SHAPES = 5
+"""A group with fewer concepts of telling outline lends no shapes: one flag on a pole would be all flags."""
 LEAST_PATCH = 0.2
 """A texture is a square from inside the other drawing, of at least this share of its longer side."""
 MOST_TILE = 0.3
@@ -41,32 +44,46 @@ class Conflict(NamedTuple):
     texture_concept: str
 
 
-def conflict(pool: Pool, side: int, rng: np.random.Generator) -> Conflict:
+Shapes = dict[str, list[list[int]]]
+
+
+def shapes_of(pool: Pool) -> Shapes:
+    """Group -> concept -> drawings whose outlines say something, of groups with enough such concepts.
+
+    Raises:
+        UserError: there is no such group.
+    """
+    found: Shapes = {}
+    for group in pool.groups:
+        kept = [[row for row in rows if telling(pool.cutout(row))] for rows in pool.concepts(group)]
+        if sum(map(bool, kept)) >= LEAST_SHAPES:
+            found[group] = [rows for rows in kept if rows]
+    if not found:
+        raise UserError("The corpus has too few telling outlines for conflicts: build it with more styles.")
+    return found
+
+
+def conflict(pool: Pool, shapes: Shapes, side: int, rng: np.random.Generator) -> Conflict:
     """A silhouette of one group, filled with texture of another.
 
     Args:
         pool: what may be shown, coloured styles only.
+        shapes: its drawings that lend their outlines; see ``shapes_of``.
         side: of the picture in pixels.
         rng: what is drawn from.
     """
-    shape_group = one(rng, pool.groups)
+    shape_group = one(rng, list(shapes))
     others = [group for group in pool.groups if group != shape_group]
-    shape_row, shape = retry(lambda: _silhouette(pool, shape_group, rng), f"silhouettes of {shape_group}")
+    shape_row = one(rng, one(rng, shapes[shape_group]))
     texture_group = one(rng, others)
     texture_row, patch = retry(lambda: _texture(pool, texture_group, rng), f"textures of {texture_group}")
     return Conflict(
-        filled(shape, patch, side),
+        filled(pool.cutout(shape_row), patch, side),
         shape_group,
         texture_group,
         pool.concept(shape_row),
         pool.concept(texture_row),
     )
-
-
-def _silhouette(pool: Pool, group: str, rng: np.random.Generator) -> tuple[int, Cutout] | None:
-    row = pool.draw(rng, [group])
-    cutout = pool.cutout(row)
-    return (row, cutout) if telling(cutout) else None
 
 
 def telling(cutout: Cutout) -> bool:
@@ -77,7 +94,7 @@ def telling(cutout: Cutout) -> bool:
         return False
     hull = np.zeros_like(solid)
     cv2.fillConvexPoly(hull, cv2.convexHull(np.concatenate(outlines)), 1)
-    return ink_of(cutout) >= LEAST_INK * solid.size and solid.sum() <= MOST_SOLID * hull.sum()
+    return bool(ink_of(cutout) >= LEAST_INK * solid.size and solid.sum() <= MOST_SOLID * hull.sum())
 
 
 def _texture(
@@ -89,7 +106,7 @@ def _texture(
 
 
 def textured(cutout: Cutout, rng: np.random.Generator) -> Float32[np.ndarray, "p p 3"] | None:
-    """The liveliest of some squares that lie wholly inside a drawing, or None if none is fit for a texture."""
+    """The liveliest of some squares that lie wholly inside a drawing, or None if none makes a texture."""
     inside = np.pad(cutout[..., 3] > 0.98, 1).astype(np.uint8)
     # Chessboard distance to the outside: a square of side 2d - 1 around the pixel lies inside.
     reach = cv2.distanceTransform(inside, cv2.DIST_C, 3)[1:-1, 1:-1].astype(np.intp)

@@ -58,8 +58,8 @@ def pair(pool: Pool, side: int, rng: np.random.Generator) -> Pair:
     source = ground(rng, side, [cutout])
     target = ground(rng, side, [cutout])
     return Pair(
-        pixels(_shown(source, cutout, first)),
-        pixels(_relit(_shown(target, cutout, second), rng)),
+        pixels(rendered(source, cutout, first)),
+        pixels(relit(rendered(target, cutout, second), rng)),
         moved(first, points).astype(np.float32),
         moved(second, points).astype(np.float32),
         pool.concept(row),
@@ -74,7 +74,10 @@ def _matched(
     cutout = pool.cutout(row)
     height, width = cutout.shape[:2]
     factor = rng.uniform(*SIDES) * side / max(height, width)
-    turn, growth = rng.uniform(-MOST_TURN, MOST_TURN), math.exp(rng.uniform(*map(math.log, SCALES)))
+    turn, growth = (
+        rng.uniform(-MOST_TURN, MOST_TURN),
+        math.exp(rng.uniform(math.log(SCALES[0]), math.log(SCALES[1]))),
+    )
     centres = side / 2 + rng.uniform(-SHIFT, SHIFT, (2, 2)) * side
     first = similarity((width / 2, height / 2), factor, 0.0, centres[0])
     second = similarity((width / 2, height / 2), factor * growth, turn, centres[1])
@@ -93,15 +96,17 @@ def similarity(
 
 def moved(matrix: Similarity, points: Float[np.ndarray, "P 2"]) -> Float[np.ndarray, "P 2"]:
     """Where a similarity takes points."""
-    return points @ matrix[:, :2].T + matrix[:, 2]
+    places: Float[np.ndarray, "P 2"] = points @ matrix[:, :2].T + matrix[:, 2]
+    return places
 
 
 def _points(
     cutout: Cutout, first: Similarity, second: Similarity, side: int, rng: np.random.Generator
 ) -> Float[np.ndarray, "P 2"] | None:
-    """Middles of solid pixels of the drawing, in its own coordinates, that keep apart and inside both frames."""
-    solid = cv2.erode((np.pad(cutout[..., 3] > 0.9, 1)).astype(np.uint8), np.ones((3, 3), np.uint8))[1:-1, 1:-1]
-    candidates = np.argwhere(solid)[:, ::-1] + 0.5
+    """Middles of solid pixels, in the drawing's coordinates, that keep apart and inside both frames."""
+    solid = np.pad(cutout[..., 3] > 0.9, 1).astype(np.uint8)
+    core = cv2.erode(solid, np.ones((3, 3), np.uint8))[1:-1, 1:-1]
+    candidates = np.argwhere(core)[:, ::-1] + 0.5
     seen = np.ones(len(candidates), bool)
     for matrix in (first, second):
         places = moved(matrix, candidates)
@@ -116,7 +121,7 @@ def _points(
     return None
 
 
-def _shown(canvas: Canvas, cutout: Cutout, matrix: Similarity) -> Canvas:
+def rendered(canvas: Canvas, cutout: Cutout, matrix: Similarity) -> Canvas:
     """The drawing on a canvas, where the matrix puts it."""
     side = canvas.shape[0]
     # OpenCV counts from the middle of the first pixel: p' + 0.5 = FINER * (A (p + 0.5) + b).
@@ -134,7 +139,7 @@ def _shown(canvas: Canvas, cutout: Cutout, matrix: Similarity) -> Canvas:
     return shown
 
 
-def _relit(canvas: Canvas, rng: np.random.Generator) -> Canvas:
+def relit(canvas: Canvas, rng: np.random.Generator) -> Canvas:
     """Another light: each channel, and all together, brighter or darker."""
     gains = rng.uniform(1 - GAIN, 1 + GAIN) * rng.uniform(1 - GAIN, 1 + GAIN, 3)
     lit: Canvas = (canvas * gains + rng.uniform(-OFFSET, OFFSET)).astype(np.float32)

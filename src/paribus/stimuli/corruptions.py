@@ -1,9 +1,9 @@
 """The nineteen corruptions of ImageNet-C (Hendrycks and Dietterich 2019), generated here, never downloaded.
 
-Fifteen are standard, in four families; four are extra. What is added, blurred and moved, and how strongly, is
-published (see ``severities``); two members differ from the published code. ``motion_blur`` (and snow's) is the
-same one-sided kernel without ImageMagick. ``frost`` mixes in frost that is drawn by rule, because the original's
-photographs cannot be generated: it is ours, and its numbers compare with no published ones.
+Fifteen are standard, in four families; four are extra. What is added, blurred and moved, and how strongly,
+is published (see ``severities``); two members differ from the published code. ``motion_blur`` (and snow's) is
+the same one-sided kernel without ImageMagick. ``frost`` mixes in ice that is drawn by rule, because the
+original's photographs cannot be generated: it is ours, and its results compare with no published ones.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,6 +22,7 @@ from paribus.stimuli.severities import Numbers, numbers
 Family = Literal["noise", "blur", "weather", "digital"]
 Picture = Float64[np.ndarray, "H W 3"]
 SEVERITIES = (1, 2, 3, 4, 5)
+LEAST_SIDE = 16
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,17 @@ def corrupt(
         rng: what is drawn from; see ``corruption_rng``.
 
     Raises:
-        UserError: there is no such corruption or severity.
+        UserError: there is no such corruption or severity, or the picture is smaller than 16 pixels.
     """
     if name not in CORRUPTIONS:
         raise UserError(f"Unknown corruption {name!r}: choose among {', '.join(CORRUPTIONS)}.")
     if severity not in SEVERITIES:
         raise UserError(f"There is no severity {severity}: choose a whole number from 1 to 5.")
+    if min(image.shape[:2]) < LEAST_SIDE:
+        raise UserError(
+            f"A picture of {image.shape[0]} x {image.shape[1]} pixels is too small to corrupt: use pictures "
+            f"of {LEAST_SIDE} or more a side."
+        )
     strength = numbers(name, severity, min(image.shape[:2]))
     changed = CORRUPTIONS[name].apply(image / 255.0, strength, rng)
     # A hair is added, so that a value which nothing changed does not fall by one on its way through floats.

@@ -30,7 +30,7 @@ class Counted(NamedTuple):
     """A picture, how many things it shows, and of what concept."""
 
     image: UInt8[np.ndarray, "S S 3"]
-    count: int
+    things: int
     concept: str
 
 
@@ -59,7 +59,8 @@ def _shown(
     What does not fit is drawn anew with the same number and ink: the number must not bear on the ink.
     """
     rows = pool.drawings(rng)
-    chosen = [one(rng, rows)] * count if rng.random() < COPIES_SHARE else [one(rng, rows) for _ in range(count)]
+    copies = rng.random() < COPIES_SHARE
+    chosen = [one(rng, rows)] * count if copies else [one(rng, rows) for _ in range(count)]
     cutouts = {row: pool.cutout(row) for row in dict.fromkeys(chosen)}
     if not all(map(_is_compact, cutouts.values())):
         return None
@@ -98,8 +99,8 @@ def _places(things: list[Cutout], side: int, rng: np.random.Generator) -> list[t
         height, width = thing.shape[:2]
         if max(height, width) > side:
             return None
-        solid = (thing[..., 3] > SEEN).astype(np.uint8)
-        near = cv2.dilate(taken, np.ones((3, 3), np.uint8))
+        solid = thing[..., 3] > SEEN
+        near = cv2.dilate(taken, np.ones((3, 3), np.uint8)).astype(bool)
         for _ in range(PLACINGS):
             top, left = int(rng.integers(side - height + 1)), int(rng.integers(side - width + 1))
             if not (near[top : top + height, left : left + width] & solid).any():

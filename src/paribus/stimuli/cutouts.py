@@ -16,8 +16,8 @@ from jaxtyping import Bool, Float, Float32, UInt8
 from paribus.data.art import read_pins
 from paribus.data.draw import COLOURS, RGB
 
-Cutout = Float32[np.ndarray, "h w 4"]
-Canvas = Float32[np.ndarray, "H W 3"]
+Cutout = Float32[np.ndarray, "_ _ 4"]
+Canvas = Float32[np.ndarray, "_ _ 3"]
 
 NEAR_WHITE = 10
 """A pixel that differs less from white, in its channel that differs most, may be background."""

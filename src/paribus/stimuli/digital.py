@@ -40,7 +40,8 @@ def _rgb(hsv: Picture) -> Picture:
 def contrast(image: Picture, strength: Numbers, rng: np.random.Generator) -> Picture:
     """Less contrast: each channel drawn towards its mean."""
     means = image.mean(axis=(0, 1), keepdims=True)
-    return (image - means) * strength[0] + means
+    drawn: Picture = (image - means) * strength[0] + means
+    return drawn
 
 
 def elastic(image: Picture, strength: Numbers, rng: np.random.Generator) -> Picture:
@@ -59,7 +60,8 @@ def elastic(image: Picture, strength: Numbers, rng: np.random.Generator) -> Pict
     rows, columns = np.mgrid[:height, :width]
     places = [rows + steps[1], columns + steps[0]]
     channels = [ndimage.map_coordinates(moved[..., c], places, order=1, mode="reflect") for c in range(3)]
-    return np.stack(channels, axis=-1)
+    warped: Picture = np.stack(channels, axis=-1)
+    return warped
 
 
 def pixelate(image: Picture, strength: Numbers, rng: np.random.Generator) -> Picture:
@@ -78,4 +80,5 @@ def jpeg(image: Picture, strength: Numbers, rng: np.random.Generator) -> Picture
 
 
 def _eight(image: Picture) -> UInt8[np.ndarray, "H W 3"]:
-    return np.rint(image * 255).astype(np.uint8)
+    eight: UInt8[np.ndarray, "H W 3"] = np.rint(image * 255).astype(np.uint8)
+    return eight

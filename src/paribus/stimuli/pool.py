@@ -72,8 +72,7 @@ class Pool:
 
     def __init__(self, corpus: Glyphs, split: str, *, coloured: bool = False) -> None:
         self._corpus, self._columns = corpus, corpus.columns
-        wanted = (corpus.columns["kind"] == "emoji") & (corpus.columns["split"] == split)
-        wanted &= np.isin(corpus.columns["group"], GROUPS)
+        wanted = np.isin(corpus.columns["group"], GROUPS) & (corpus.columns["split"] == split)
         if coloured:
             wanted &= ~np.isin(corpus.columns["style"], sorted(one_ink_styles()))
         rows: defaultdict[str, defaultdict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
@@ -82,14 +81,18 @@ class Pool:
         self._rows = {group: list(rows[group].values()) for group in GROUPS if group in rows}
         if not self._rows:
             raise UserError(
-                f"The corpus shows no emoji of the split {split!r}: open it with the splits train, redraw and "
-                "test, and build it with styles that draw emoji."
+                f"The corpus shows no emoji of the split {split!r}: open it with the splits train, redraw "
+                "and test, and build it with styles that draw emoji."
             )
 
     @property
     def groups(self) -> tuple[str, ...]:
         """The groups that occur."""
         return tuple(self._rows)
+
+    def concepts(self, group: str) -> list[list[int]]:
+        """The drawings of each concept of a group."""
+        return self._rows[group]
 
     def group(self, row: int) -> str:
         """The group of a drawing."""
@@ -101,7 +104,7 @@ class Pool:
 
     def drawings(self, rng: np.random.Generator, groups: Sequence[str] | None = None) -> list[int]:
         """All drawings of one concept: a group by lot, then a concept of it."""
-        return one(rng, self._rows[one(rng, groups or self.groups)])
+        return one(rng, self.concepts(one(rng, groups or self.groups)))
 
     def draw(self, rng: np.random.Generator, groups: Sequence[str] | None = None) -> int:
         """One drawing: a group by lot, then a concept of it, then a drawing of that."""
@@ -110,5 +113,6 @@ class Pool:
     def cutout(self, row: int) -> Cutout:
         """A drawing without its background."""
         columns = self._columns
-        ink = str(columns["colour"][row]) if columns["style"][row] in one_ink_styles() else None
+        style, colour = str(columns["style"][row]), str(columns["colour"][row])
+        ink = colour if style in one_ink_styles() else None
         return cut(self._corpus.image(row), ink=ink, background=str(columns["background"][row]))

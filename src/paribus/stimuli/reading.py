@@ -21,14 +21,14 @@ class Written(NamedTuple):
     font) or "test" (an unseen word in a held-out font).
     """
 
-    rows: Int64[np.ndarray, "N"]
+    rows: Int64[np.ndarray, " N"]
     targets: UInt8[np.ndarray, "N 5"]
-    split: Shaped[np.ndarray, "N"]
-    word: Shaped[np.ndarray, "N"]
-    font: Shaped[np.ndarray, "N"]
+    split: Shaped[np.ndarray, " N"]
+    word: Shaped[np.ndarray, " N"]
+    font: Shaped[np.ndarray, " N"]
 
 
-def written(columns: Mapping[str, Shaped[np.ndarray, "rows"]]) -> Written:
+def written(columns: Mapping[str, Shaped[np.ndarray, " rows"]]) -> Written:
     """The pictures of words among a corpus's columns.
 
     Raises:
@@ -51,7 +51,7 @@ def letters_of(words: Sequence[str]) -> UInt8[np.ndarray, "N 5"]:
     for place, word in enumerate(words):
         if not 0 < len(word) <= PLACES or not set(word) <= set(LETTERS):
             raise UserError(
-                f"The word {word!r} cannot be a target of reading: use words of one to {PLACES} letters a to z."
+                f"The word {word!r} is no target of reading: use words of one to {PLACES} letters a to z."
             )
         targets[place, : len(word)] = [LETTERS.index(letter) + 1 for letter in word]
     return targets

@@ -17,7 +17,7 @@ LEAST_SIDE, MOST_SIDE = 0.3, 0.6
 MANY_FROM = 96
 """Scenes of this side and up may have four things, smaller ones three: below that, things would be specks."""
 LEAST_SEEN = 0.6
-"""No thing is laid so that less than this share of an earlier one stays in sight."""
+"""Where it can, a thing is laid so that this share of what is seen of each earlier one stays in sight."""
 PLACINGS = 30
 
 

@@ -1,5 +1,6 @@
 """The sets of stimuli, each picture a pure function of the corpus, a seed, the set's name and its number."""
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -8,8 +9,8 @@ from jaxtyping import Float32, Shaped, UInt8
 
 from paribus.data.glyphs import Glyphs
 from paribus.rng import numpy_rng
-from paribus.stimuli.conflict import conflict
-from paribus.stimuli.correspondence import pair
+from paribus.stimuli.conflict import conflict, shapes_of
+from paribus.stimuli.correspondence import POINTS, pair
 from paribus.stimuli.counting import counted
 from paribus.stimuli.pool import Pool, side_of
 from paribus.stimuli.scenes import CLASSES, scene
@@ -23,7 +24,7 @@ class Stimuli(NamedTuple):
     """Pictures and what is known of each; "concept" joins the concepts that it shows, to be resampled by."""
 
     images: UInt8[np.ndarray, "N S S 3"]
-    columns: dict[str, Shaped[np.ndarray, "N"]]
+    columns: dict[str, Shaped[np.ndarray, " N"]]
     masks: UInt8[np.ndarray, "N S S"] | None = None
 
 
@@ -34,8 +35,8 @@ class Correspondences(NamedTuple):
     target: UInt8[np.ndarray, "N S S 3"]
     points: Float32[np.ndarray, "N P 2"]
     matches: Float32[np.ndarray, "N P 2"]
-    keys: Shaped[np.ndarray, "N"]
-    concepts: Shaped[np.ndarray, "N"]
+    keys: Shaped[np.ndarray, " N"]
+    concepts: Shaped[np.ndarray, " N"]
 
 
 def scenes(corpus: Glyphs, size: int | None, train: int, test: int, seed: int) -> Stimuli:
@@ -65,7 +66,7 @@ def counts(corpus: Glyphs, size: int | None, train: int, test: int, seed: int) -
     """Pictures to count in; columns key, split, count, concept. Arguments and errors as of ``scenes``."""
     side = side_of(corpus, size)
     splits, made = _parts(corpus, "count", (train, test), seed, lambda pool, rng: counted(pool, side, rng))
-    columns = _columns("count", splits, count=[e.count for e in made], concept=[e.concept for e in made])
+    columns = _columns("count", splits, count=[e.things for e in made], concept=[e.concept for e in made])
     return Stimuli(_stacked([each.image for each in made], (side, side, 3)), columns)
 
 
@@ -76,7 +77,8 @@ def conflicts(corpus: Glyphs, size: int | None, test: int, seed: int) -> Stimuli
     """
     side = side_of(corpus, size)
     pool = Pool(corpus, "test", coloured=True)
-    made = list(_made("conflict", test, seed, lambda rng: conflict(pool, side, rng)))
+    shapes = shapes_of(pool) if test else {}
+    made = list(_made("conflict", test, seed, lambda rng: conflict(pool, shapes, side, rng)))
     columns = _columns(
         "conflict",
         ["test"] * test,
@@ -97,8 +99,8 @@ def correspondences(corpus: Glyphs, size: int | None, test: int, seed: int) -> C
     return Correspondences(
         source=_stacked([each.source for each in made], (side, side, 3)),
         target=_stacked([each.target for each in made], (side, side, 3)),
-        points=np.stack([each.points for each in made]),
-        matches=np.stack([each.matches for each in made]),
+        points=_places([each.points for each in made]),
+        matches=_places([each.matches for each in made]),
         keys=_keys("pair", ["test"] * test),
         concepts=np.array([each.concept for each in made], np.str_),
     )
@@ -119,7 +121,7 @@ def _parts(
     for split, total in zip(("train", "test"), sizes, strict=True):
         if total:
             pool = Pool(corpus, split, coloured=coloured)
-            made += _made(f"{name}/{split}", total, seed, lambda rng, pool=pool: make(pool, rng))
+            made += _made(f"{name}/{split}", total, seed, functools.partial(make, pool))
             splits += [split] * total
     return splits, made
 
@@ -129,7 +131,7 @@ def _made(name: str, total: int, seed: int, make: Callable[[np.random.Generator]
     return (make(numpy_rng(seed, "stimuli", name, number)) for number in range(total))
 
 
-def _keys(name: str, splits: Sequence[str]) -> Shaped[np.ndarray, "N"]:
+def _keys(name: str, splits: Sequence[str]) -> Shaped[np.ndarray, " N"]:
     """``scene/train/00007``: a name of each stimulus, numbered within its split."""
     counters = dict.fromkeys(splits, 0)
     keys = []
@@ -144,6 +146,10 @@ def _columns(name: str, splits: list[str], **values: list[str] | list[int]) -> d
     return {"key": _keys(name, splits), "split": np.array(splits, np.str_), **told}
 
 
-def _stacked(pictures: Sequence[np.ndarray], shape: tuple[int, ...]) -> UInt8[np.ndarray, "N *shape"]:
-    """Pictures as one array, also if there are none."""
-    return np.stack(pictures) if pictures else np.zeros((0, *shape), np.uint8)
+def _stacked(parts: Sequence[np.ndarray], shape: tuple[int, ...]) -> Shaped[np.ndarray, "N ..."]:
+    """Arrays of one shape as one array, also if there are none."""
+    return np.stack(parts) if parts else np.zeros((0, *shape), np.uint8)
+
+
+def _places(parts: Sequence[Float32[np.ndarray, "P 2"]]) -> Float32[np.ndarray, "N P 2"]:
+    return np.stack(parts) if parts else np.zeros((0, POINTS, 2), np.float32)

@@ -1,10 +1,10 @@
 """How strong each corruption is at each severity, as published, and at sizes nobody published.
 
-The numbers are those of ImageNet-C for pictures of 224 pixels (hendrycks/robustness, make_imagenet_c.py) and of
-CIFAR-10-C for pictures of 32 (make_cifar_c.py). At these two sides they are exactly the published ones. In
-between, a number is interpolated linearly in the logarithm of the side, a length as a share of the side (an
-area's share of its square); beyond them, the nearer set holds, so that lengths scale with the side. What counts
-pixels is then rounded, to no less than one.
+The numbers are those of ImageNet-C for pictures of 224 pixels (hendrycks/robustness, make_imagenet_c.py) and
+of CIFAR-10-C for pictures of 32 (make_cifar_c.py). At these two sides they are exactly the published ones. In
+between, a number is interpolated linearly in the logarithm of the side, a length as a share of the side, an
+area as a share of its square; beyond them the nearer set holds, so that lengths scale with the side. What
+counts pixels is then rounded, to no less than one.
 """
 
 import math
@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 SMALL, LARGE = 32, 224
 
-Numbers = tuple[float, ...]
+Number = int | float
+Numbers = tuple[Number, ...]
 
 
 class Published(NamedTuple):
@@ -27,7 +28,7 @@ class Published(NamedTuple):
     imagenet: tuple[Numbers, ...]
 
 
-def _plain(cifar: Sequence[float], imagenet: Sequence[float], power: int = 0) -> Published:
+def _plain(cifar: Sequence[Number], imagenet: Sequence[Number], power: int = 0) -> Published:
     """A corruption of one number."""
     return Published((power,), tuple((value,) for value in cifar), tuple((value,) for value in imagenet))
 
@@ -121,8 +122,8 @@ PUBLISHED: dict[str, Published] = {
     ),
     # Share of each value's distance from the mean that is left.
     "contrast": _plain((0.75, 0.5, 0.4, 0.3, 0.15), (0.4, 0.3, 0.2, 0.1, 0.05)),
-    # How far pixels go, over how wide a blur that is averaged, and how far the corners go. Published as shares
-    # of 32 and of 244, which should have been 224.
+    # How far pixels go before that is averaged (which makes it less, the wider the blur: an area), the blur,
+    # how far the corners go. Published as shares of 32 and of 244, which should have been 224.
     "elastic_transform": Published(
         (2, 1, 1),
         tuple(

@@ -8,13 +8,15 @@ from jaxtyping import Float64
 from numpy.typing import NDArray
 
 from paribus.stimuli.blurs import moving, smoothed, zoomed
-from paribus.stimuli.severities import Numbers
+from paribus.stimuli.severities import Number, Numbers
 
 Picture = Float64[np.ndarray, "H W 3"]
 Plane = Float64[np.ndarray, "H W"]
 
 _LUMA = np.array([0.299, 0.587, 0.114])
 WATER, MUD = np.array([175, 238, 238]) / 255, np.array([63, 42, 20]) / 255
+FOLDS = 5
+"""So many ridges from the lowest to the highest place of a surface."""
 ICE_DARK, ICE_LIGHT = np.array([0.16, 0.24, 0.34]), np.array([0.86, 0.93, 1.0])
 
 
@@ -25,7 +27,8 @@ def snow(image: Picture, strength: Numbers, rng: np.random.Generator) -> Picture
     flakes = np.floor(np.clip(np.where(flakes < least, 0, flakes), 0, 1) * 255) / 255
     flakes = np.rint(moving(flakes, length, sigma, rng.uniform(-135, -45)) * 255) / 255
     pale = np.maximum(image, (image @ _LUMA)[..., None] * 1.5 + 0.5)
-    return kept * image + (1 - kept) * pale + (flakes + np.rot90(flakes, 2))[..., None]
+    snowed: Picture = kept * image + (1 - kept) * pale + (flakes + np.rot90(flakes, 2))[..., None]
+    return snowed
 
 
 def fog(image: Picture, strength: Numbers, rng: np.random.Generator) -> Picture:
@@ -33,15 +36,16 @@ def fog(image: Picture, strength: Numbers, rng: np.random.Generator) -> Picture:
     density, decay = strength
     brightest = image.max()
     mist = _plasma_over(image, decay, rng)
-    return (image + density * mist[..., None]) * brightest / (brightest + density)
+    fogged: Picture = (image + density * mist[..., None]) * brightest / (brightest + density)
+    return fogged
 
 
-def _plasma_over(image: Picture, decay: float, rng: np.random.Generator) -> Plane:
+def _plasma_over(image: Picture, decay: Number, rng: np.random.Generator) -> Plane:
     height, width = image.shape[:2]
     return plasma(2 ** math.ceil(math.log2(max(height, width))), decay, rng)[:height, :width]
 
 
-def plasma(side: int, decay: float, rng: np.random.Generator) -> Float64[np.ndarray, "n n"]:
+def plasma(side: int, decay: Number, rng: np.random.Generator) -> Float64[np.ndarray, "n n"]:
     """A fractal surface in [0, 1] that wraps around, by diamonds and squares (Fournier et al. 1982).
 
     Args:
@@ -65,7 +69,8 @@ def plasma(side: int, decay: float, rng: np.random.Generator) -> Float64[np.ndar
         surface[half::step, ::step] = bent(middles + np.roll(middles, 1, axis=1) + corners + below)
         step, rough = half, rough / decay
     surface -= surface.min()
-    return surface / surface.max()
+    scaled: Float64[np.ndarray, "n n"] = surface / surface.max()
+    return scaled
 
 
 def frost(image: Picture, strength: Numbers, rng: np.random.Generator) -> Picture:
@@ -80,11 +85,11 @@ def ice(image: Picture, rng: np.random.Generator) -> Picture:
     first, side = rng.uniform(0, 180), min(image.shape[:2])
     for turn in (0, 60, 120):
         # Ice grows along three axes.
-        crest = 1 - np.abs(2 * _plasma_over(image, 1.6, rng) - 1)
-        ridges = np.maximum(ridges, moving(crest**4, 0.03 * side, 0.03 * side, first + turn))
-    rime = 0.7 * ridges / ridges.max() + 0.5 * patches
-    thickness = np.clip((rime - 0.25) / 0.75, 0, 1)[..., None]
-    return ICE_DARK + thickness * (ICE_LIGHT - ICE_DARK)
+        crest = 1 - np.abs((FOLDS * _plasma_over(image, 1.8, rng)) % 2 - 1)
+        ridges = np.maximum(ridges, moving(crest**3, 0.02 * side, 0.02 * side, first + turn))
+    rime = (0.3 + 0.7 * patches) * ridges / ridges.max()
+    covered: Picture = ICE_DARK + rime[..., None] * (ICE_LIGHT - ICE_DARK)
+    return covered
 
 
 def spatter(image: Picture, strength: Numbers, rng: np.random.Generator) -> Picture:
@@ -93,10 +98,12 @@ def spatter(image: Picture, strength: Numbers, rng: np.random.Generator) -> Pict
     drops = smoothed(rng.normal(mean, deviation, image.shape[:2]), blur)
     drops[drops < least] = 0
     if not muddy:
-        return image + last * _wet(drops)[..., None] * WATER
+        wet: Picture = image + last * _wet(drops)[..., None] * WATER
+        return wet
     cover = smoothed((drops > least).astype(np.float64), last)
     cover[cover < 0.8] = 0
-    return image * (1 - cover[..., None]) + cover[..., None] * MUD
+    muddied: Picture = image * (1 - cover[..., None]) + cover[..., None] * MUD
+    return muddied
 
 
 def _wet(drops: Plane) -> Plane:
@@ -105,6 +112,5 @@ def _wet(drops: Plane) -> Plane:
     rim = cv2.distanceTransform(255 - cv2.Canny(liquid, 50, 150), cv2.DIST_L2, 5)
     height = cv2.equalizeHist(cv2.blur(np.minimum(rim, 20), (3, 3)).astype(np.uint8))
     lit = cv2.filter2D(height, cv2.CV_8U, np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]]))
-    shine = liquid * cv2.blur(lit, (3, 3)).astype(np.float64)
-    brightest = shine.max()
-    return shine / brightest if brightest else shine
+    shine: Plane = liquid * cv2.blur(lit, (3, 3)).astype(np.float64)
+    return shine / max(float(shine.max()), 1.0)
