@@ -48,6 +48,8 @@ class Published:
 
     correct: Bool[np.ndarray, " M"]
     """Each test sample's outcome at the reported epoch."""
+    answers: Int64[np.ndarray, " M"]
+    """The class that each is told to be."""
     epoch: int
     """The epoch that is reported, from 1."""
     by_epoch: tuple[float, ...]
@@ -126,11 +128,14 @@ class _Data:
         for rows in torch.split(order.to(self.x.device), self.batch):
             yield self.x[rows], self.y[rows]
 
+    def answers(self, head: torch.nn.Linear) -> Int64[np.ndarray, " M"]:
+        """What a head says of the test samples."""
+        with torch.no_grad():
+            return np.asarray(head(self.test_x).argmax(1).cpu().numpy())
+
     def right(self, head: torch.nn.Linear) -> Bool[np.ndarray, " M"]:
         """Which test samples a head gets right."""
-        with torch.no_grad():
-            said = head(self.test_x).argmax(1).cpu().numpy()
-        right: Bool[np.ndarray, " M"] = said == self.test_y
+        right: Bool[np.ndarray, " M"] = self.answers(head) == self.test_y
         return right
 
     def head(self, *stream: str | int) -> torch.nn.Linear:
@@ -177,14 +182,15 @@ def _final(data: _Data, chosen: Setting, tried: tuple[Setting, ...], recipe: Rec
     head = data.head("final")
     optimizer = torch.optim.AdamW(head.parameters(), lr=chosen.lr, weight_decay=chosen.weight_decay)
     warmup, steps = recipe.warmup_epochs * data.steps, recipe.epochs * data.steps
-    outcomes: list[Bool[np.ndarray, " M"]] = []
+    answers: list[Int64[np.ndarray, " M"]] = []
     rates: list[float] = []
     for epoch in range(recipe.epochs):
         for index, (x, y) in enumerate(data.batches("final", epoch)):
             rates.append(float(optimizer.param_groups[0]["lr"]))
             _step(head, optimizer, x, y)
             optimizer.param_groups[0]["lr"] = scheduled(index, chosen.lr, warmup, steps)
-        outcomes.append(data.right(head))
-    by_epoch = tuple(float(outcome.mean()) for outcome in outcomes)
+        answers.append(data.answers(head))
+    by_epoch = tuple(float((said == data.test_y).mean()) for said in answers)
     best = int(np.argmax(by_epoch))
-    return Published(outcomes[best], best + 1, by_epoch, chosen, tried, tuple(rates))
+    right = answers[best] == data.test_y
+    return Published(right, answers[best], best + 1, by_epoch, chosen, tried, tuple(rates))
