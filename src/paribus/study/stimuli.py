@@ -17,7 +17,8 @@ from paribus.files import whole_file
 from paribus.progress import progress
 from paribus.rng import numpy_rng
 from paribus.stimuli.corruptions import CORRUPTIONS, corrupt, corruption_rng
-from paribus.stimuli.sets import conflicts, correspondences, counts, scenes
+from paribus.stimuli.sets import Correspondences, conflicts, correspondences, counts, scenes
+from paribus.stimuli.sets import Stimuli as Sets
 from paribus.study.corpora import ALL, Corpus
 from paribus.study.stage import Stage
 from paribus.types import Config, Runtime
@@ -93,7 +94,7 @@ class Stimuli(Stage[StimuliRecord]):
         return each * (scenes + plain + corrupted)
 
 
-def _of(made: NamedTuple) -> Made:
+def _of(made: Sets | Correspondences) -> Made:
     """What a maker gave: its columns are a table, its arrays of one row a picture are pictures."""
     fields = made._asdict()
     columns = dict(fields.pop("columns", {}))
