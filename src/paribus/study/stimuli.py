@@ -16,7 +16,7 @@ from paribus.data.glyphs import Glyphs
 from paribus.files import whole_file
 from paribus.progress import progress
 from paribus.rng import numpy_rng
-from paribus.stimuli.corruptions import CORRUPTIONS, corrupt, corruption_rng
+from paribus.stimuli.corruptions import CORRUPTIONS, STANDARD, corrupt, corruption_rng
 from paribus.stimuli.sets import Correspondences, conflicts, correspondences, counts, scenes
 from paribus.stimuli.sets import Stimuli as Sets
 from paribus.study.corpora import ALL, Corpus
@@ -88,7 +88,7 @@ class Stimuli(Stage[StimuliRecord]):
     def disk(self) -> float:
         """The pixels."""
         sizes, each = self.sizes, 3.0 * self.corpus.source.size**2
-        corrupted = sizes.corrupted * len(CORRUPTIONS) * len(sizes.severities)
+        corrupted = sizes.corrupted * len(STANDARD) * len(sizes.severities)
         scenes = (sizes.scenes_train + sizes.scenes_test) * 4 / 3
         plain = sizes.counts_train + sizes.counts_test + sizes.conflicts + 2 * sizes.pairs
         return each * (scenes + plain + corrupted)
@@ -113,7 +113,7 @@ def _corrupted(corpus: Glyphs, sizes: Sizes, seed: int, workers: int) -> Made:
     eligible = np.flatnonzero((columns["kind"] == "emoji") & (columns["split"] == "test"))
     rows = np.sort(numpy_rng(seed, "corrupted").permutation(eligible)[: sizes.corrupted])
     wanted = [
-        (int(row), name, severity) for row in rows for name in CORRUPTIONS for severity in sizes.severities
+        (int(row), name, severity) for row in rows for name in STANDARD for severity in sizes.severities
     ]
 
     def made(want: tuple[int, str, int]) -> UInt8[np.ndarray, "H W 3"]:
