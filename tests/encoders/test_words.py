@@ -7,48 +7,22 @@ import torch
 import transformers as hf
 from PIL import Image
 from sklearn.datasets import load_sample_images
-from tokenizers import Tokenizer, models, pre_tokenizers
+from small_models import READS, SEES, reading_clip, tokenizer
 
 from encoders.checkpoints import perturbed
 from paribus.encoders.eyes import open_eye
 from paribus.encoders.words import read_words
 from paribus.errors import UserError
 
-VISION = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-VISION |= {"image_size": 32, "patch_size": 8}
-WORDS = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-WORDS |= {
-    "vocab_size": 12,
-    "max_position_embeddings": 8,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-}
 TEXTS = ["a temple", "a flower", "a photo of a flower"]
 
 
-def tokenizer(folder):
-    words = ["[PAD]", "[BOS]", "[EOS]", "a", "temple", "flower", "photo", "of", "[UNK]"]
-    made = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="[UNK]"))
-    made.pre_tokenizer = pre_tokenizers.Whitespace()
-    marks = {"pad_token": "[PAD]", "bos_token": "[BOS]", "eos_token": "[EOS]", "unk_token": "[UNK]"}
-    whole = hf.PreTrainedTokenizerFast(tokenizer_object=made, **marks)
-    whole.save_pretrained(folder)
-    return whole
-
-
-def clip(folder):
-    model = perturbed(hf.CLIPModel(hf.CLIPConfig(text_config=WORDS, vision_config=VISION, projection_dim=16)))
-    size = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
-    return model, hf.CLIPImageProcessorPil(**size)
-
-
 def siglip(folder):
-    model = perturbed(hf.SiglipModel(hf.SiglipConfig(text_config=WORDS, vision_config=VISION)))
+    model = perturbed(hf.SiglipModel(hf.SiglipConfig(text_config=READS, vision_config=SEES)))
     return model, hf.SiglipImageProcessorPil(size={"height": 32, "width": 32})
 
 
-@pytest.mark.parametrize(("make", "padding"), [(clip, True), (siglip, "max_length")])
+@pytest.mark.parametrize(("make", "padding"), [(reading_clip, True), (siglip, "max_length")])
 def test_pictures_and_words_meet_as_in_transformers(tmp_path, make, padding):
     torch.manual_seed(0)
     model, processor = make(tmp_path)

@@ -7,7 +7,7 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
 from paribus.errors import UserError
-from paribus.study.single import single, split_labels
+from paribus.study.single import both, split_labels
 
 NAMES = ["ant", "bee", "cat"]
 
@@ -47,15 +47,10 @@ def test_equal_files_are_one_and_rare_labels_are_left_out_and_told():
 def test_what_is_planted_is_read(how):
     labels, features = planted()
     split = split_labels(labels, contents(240), 0)
-    found = single(how, features, split)
-    assert found.accuracy.value == 1.0 and found.chance == pytest.approx(1 / 3)
     noise = np.random.default_rng(1).normal(size=features.shape).astype(np.float32)
-    blind = single(how, noise, split).accuracy
-    assert blind.low < 1 / 3 < blind.high
-    told = found.spell(f"{how} of x")
-    assert told.startswith(
-        f"{how} of x: 100.0% [94.0, 100.0] of 60 pictures, learnt from 180, 3 labels; always"
-    )
+    found = both(how, features, noise, split)
+    assert found.a.accuracy.value == 1.0 and found.a.chance == pytest.approx(1 / 3)
+    assert found.b.accuracy.low < 1 / 3 < found.b.accuracy.high and found.p < 0.001
 
 
 def test_neighbours_vote_as_sklearns():
@@ -65,7 +60,8 @@ def test_neighbours_vote_as_sklearns():
     peer = KNeighborsClassifier(20, metric="cosine", weights=lambda d: np.exp((1 - d) / 0.07))
     peer.fit(unit[split.train], split.classes[split.train])
     share = peer.score(unit[split.test], split.classes[split.test])
-    assert single("nearest neighbours", features, split).accuracy.value == pytest.approx(share)
+    found = both("nearest neighbours", features, features, split).a
+    assert found.accuracy.value == pytest.approx(share)
 
 
 def test_too_few_labels_are_refused():

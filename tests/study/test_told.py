@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from paribus.errors import UserError
-from paribus.study.told import column_of, folders_of, read_told
+from paribus.study.told import column_of, read_told
 
 KEYS = ["a/one.jpg", "a/two.png", "b/one.png", "b/four.gif"]
 
@@ -72,12 +72,6 @@ def test_a_column_that_says_nothing_is_told(tmp_path):
 def test_a_table_that_is_not_there_is_told(tmp_path):
     with pytest.raises(UserError, match=r"none\.csv cannot be read"):
         read_told(tmp_path / "none.csv", KEYS)
-
-
-def test_folders_are_labels():
-    assert folders_of(KEYS) == ("a", "a", "b", "b")
-    with pytest.raises(UserError, match="in no folders that could be their labels"):
-        folders_of(["one.png", "two.png"])
 
 
 def test_blanks_say_nothing_and_a_column_without_a_name_is_none(tmp_path):

@@ -100,6 +100,8 @@ class Dataset:
     """Whether class i is the i-th class of the data set that this one shifts."""
     sources: tuple[Path, ...] = field(default=(), repr=False)
     """The files that were read to know it: labels, splits, or many pictures in one file."""
+    own: bool = False
+    """Whether a person arranged it: what is wrong with its split can be mended."""
 
     def files(self) -> list[Path]:
         """The files whose change makes it another data set, each once."""
@@ -114,6 +116,7 @@ def make_dataset(
     parts: Mapping[SplitName, Part],
     *,
     official: bool = True,
+    own: bool = False,
     notes: Sequence[str] = (),
     indexed: bool = False,
     sources: Sequence[Path] = (),
@@ -140,7 +143,7 @@ def make_dataset(
             f"{len(untested):,} of {len(learnt):,} classes have no picture to test on "
             f"(first: {classes[untested[0]]!r})."
         )
-    return Dataset(name, root, tuple(classes), parts, official, tuple(notes), indexed, tuple(sources))
+    return Dataset(name, root, tuple(classes), parts, official, tuple(notes), indexed, tuple(sources), own)
 
 
 def _check_learnt(

@@ -42,7 +42,9 @@ def read(root: Path, settings: Settings) -> Dataset:
         split: picture_part(root, [paths[at] for at in some], labels[some]) for split, some in places.items()
     }
     notes = () if words else (MADE,)
-    return make_dataset(root.resolve().name, root, classes, parts, official=bool(words), notes=notes)
+    return make_dataset(
+        root.resolve().name, root, classes, parts, official=bool(words), own=True, notes=notes
+    )
 
 
 def split_folders(root: Path) -> dict[str, SplitName]:

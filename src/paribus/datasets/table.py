@@ -63,7 +63,9 @@ def read(root: Path, settings: Settings) -> Dataset:
     }
     notes = () if words else (MADE,)
     name = table.parent.resolve().name if root.is_dir() else table.stem
-    return make_dataset(name, folder, classes, parts, official=bool(words), notes=notes, sources=[table])
+    return make_dataset(
+        name, folder, classes, parts, official=bool(words), own=True, notes=notes, sources=[table]
+    )
 
 
 def looks(root: Path) -> bool:

@@ -258,7 +258,7 @@ def _leaks(dataset: Dataset, digests: dict[SplitName, list[str]]) -> list[str]:
     """What is said of test pictures that are also learnt from: pixel for pixel the same.
 
     Raises:
-        UserError: the split is not the publisher's, so that it can be mended.
+        UserError: the split is a person's own, and can be mended.
     """
     learnt = {digest for name, part in digests.items() if name != "test" for digest in part}
     test = dataset.parts["test"]
@@ -268,6 +268,6 @@ def _leaks(dataset: Dataset, digests: dict[SplitName, list[str]]) -> list[str]:
     told = (
         f"{len(leaked):,} of {len(test):,} test pictures are also in train, the first {test.keys[leaked[0]]}"
     )
-    if not dataset.official:
+    if dataset.own:
         raise UserError(f"{dataset.root}: {told}: remove them from one of the two.")
     return [f"{told}; the split is the publisher's and was left as it is"]

@@ -12,7 +12,6 @@ from paribus import stats
 from paribus.errors import UserError
 from paribus.probes.knn import knn_predict
 from paribus.probes.linear import Grid, fit_grid
-from paribus.probes.zeroshot import choose
 from paribus.stats import Estimate
 
 TESTED = 0.25
@@ -32,47 +31,12 @@ class Split(NamedTuple):
     """Pictures of labels that have too few to be split."""
 
 
-class Named(NamedTuple):
-    """How often the right label is said, out of so many, and what always the most frequent one would give."""
-
-    accuracy: Estimate
-    chance: float
-    labels: int
-    unlabelled: int
-
-    def spell(self, what: str) -> str:
-        """In one line."""
-        less = [f"{self.unlabelled:,} pictures have no label"] if self.unlabelled else []
-        said = f"{what}: {percent(self.accuracy)} of {self.accuracy.n:,} pictures, {self.labels} labels"
-        return "; ".join([said, f"always the most frequent label: {100 * self.chance:.1f}%", *less])
-
-
-def percent(found: Estimate) -> str:
-    """A share with its interval."""
-    value, low, high = (100 * each for each in (found.value, found.low, found.high))
-    return f"{value:.1f}% [{low:.1f}, {high:.1f}]"
-
-
 class Single(NamedTuple):
     """An accuracy, what the most frequent label would give, and how many pictures and labels it is of."""
 
     accuracy: Estimate
     chance: float
     split: Split
-
-    def spell(self, what: str) -> str:
-        """In one line."""
-        one, parts = self.accuracy, self.split
-        less = [f"{parts.unlabelled:,} pictures have no label"] if parts.unlabelled else []
-        less += [f"{parts.rare:,} are of labels with less than 4"] if parts.rare else []
-        return "; ".join(
-            [
-                f"{what}: {percent(one)} of {len(parts.test):,} pictures, learnt from "
-                f"{len(parts.train):,}, {len(parts.names)} labels",
-                f"always the most frequent label: {100 * self.chance:.1f}%",
-                *less,
-            ]
-        )
 
 
 def split_labels(labels: Sequence[str], contents: Sequence[str], seed: int) -> Split:
@@ -141,13 +105,6 @@ READERS: dict[str, Reader] = {"linear probe": linear, "nearest neighbours": near
 """How a label is read off features."""
 
 
-def single(
-    how: str, features: Float32[np.ndarray, "N D"], split: Split, *, seed: int = 0, device: str = "cpu"
-) -> Single:
-    """Accuracy of one of ``READERS`` on the test pictures, with its interval over pictures."""
-    return _told(_right(how, features, split, seed, device), split)
-
-
 class Both(NamedTuple):
     """The same of two encoders: each one's accuracy, a minus b picture by picture, and McNemar's p-value."""
 
@@ -184,42 +141,3 @@ def _told(right: Bool[np.ndarray, " M"], split: Split) -> Single:
     most = np.bincount(split.classes[split.train]).argmax()
     chance = float(np.mean(split.classes[split.test] == most))
     return Single(stats.proportion(right), chance, split)
-
-
-def worded(labels: Sequence[str], template: str) -> dict[str, str]:
-    """Each label in the words that a text tower reads.
-
-    Raises:
-        UserError: the template has no place for a label, or there is but one label.
-    """
-    if "{}" not in template:
-        raise UserError(f"--template {template!r} has no {{}} where the label goes: write a photo of a {{}}.")
-    names = sorted({label for label in labels if label})
-    if len(names) < 2:
-        raise UserError(f"There are {len(names)} labels, and a choice needs 2: label more pictures.")
-    return {name: template.replace("{}", name) for name in names}
-
-
-def name_pictures(
-    labels: Sequence[str],
-    names: Sequence[str],
-    texts: Float32[np.ndarray, "C E"],
-    seen: Float32[np.ndarray, "N E"],
-    *,
-    seed: int = 0,
-) -> Named:
-    """How often the label whose text is most like a picture is its own; of labelled pictures only.
-
-    Args:
-        labels: one for each picture, empty for none.
-        names: all labels.
-        texts: what a text tower says of each of them.
-        seen: the pictures in its space.
-        seed: of the interval, which is over pictures.
-    """
-    rows = np.array([place for place, label in enumerate(labels) if label])
-    told = np.array([names.index(labels[place]) for place in rows])
-    right = choose(seen[rows], texts) == told
-    accuracy = stats.proportion(right)
-    chance = float(np.bincount(told).max() / len(told))
-    return Named(accuracy, chance, len(names), len(labels) - len(rows))

@@ -73,21 +73,6 @@ def column_of(told: Told, column: str, table: Path) -> tuple[str, ...]:
     return told[column]
 
 
-def folders_of(keys: Sequence[str]) -> tuple[str, ...]:
-    """The folder that each picture is in, where labels are folders.
-
-    Raises:
-        UserError: none is in a folder.
-    """
-    folders = tuple(key.rpartition("/")[0] for key in keys)
-    if not any(folders):
-        raise UserError(
-            "The pictures are in no folders that could be their labels: give a table with --labels, or put "
-            "those of each label into a folder of its name."
-        )
-    return folders
-
-
 def _places(keys: Sequence[str]) -> dict[str, int]:
     """Every name that stands for one picture only."""
     shorter = [{key.rpartition("/")[2], key.rpartition("/")[2].rpartition(".")[0]} for key in keys]
