@@ -60,23 +60,16 @@ def encoder_stage(given: str, root: Path, runtime: "Runtime") -> "AnyLooker":
         UserError: there is no such encoder, study or arm, or it is not trained.
     """
     from paribus.study.seeing import found_encoder
+    from paribus.study.study import load_study
 
     if ".yaml:" not in given:
         return found_encoder(given, root)
     path, _, name = given.rpartition(":")
-    encoders = study_encoders(Path(path), runtime)
+    study = load_study(Path(path))
+    encoders = study.encoders(study.seeds[0])
     if name not in encoders:
         raise UserError(f"{path} has no arm {name!r}; there are {', '.join(encoders)}.")
     return _trained(encoders[name], name, path, runtime)
-
-
-def study_encoders(path: Path, runtime: "Runtime") -> "dict[str, AnyLooker]":
-    """All encoders of a study's first seed, by name; they need not be trained."""
-    from paribus.study.study import load_study
-
-    del runtime
-    study = load_study(path)
-    return study.encoders(study.seeds[0])
 
 
 def _trained(stage: "AnyLooker", name: str, path: str, runtime: "Runtime") -> "AnyLooker":

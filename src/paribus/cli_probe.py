@@ -24,16 +24,15 @@ from paribus.cli_named import (
     called,
     encoder_folder,
     encoder_stage,
-    study_encoders,
 )
 from paribus.cli_options import make_runtime
 from paribus.errors import UserError
 
 if TYPE_CHECKING:  # these need torch, and `paribus --help` must not wait for it
+    from paribus.study.abilities import Abilities
     from paribus.study.judging import Judge, JudgeRecord, SetScores
     from paribus.study.labelled import DatasetConfig, Look
     from paribus.study.mapping import Sides
-    from paribus.study.seeing import AnyLooker
     from paribus.types import Runtime
 
 DatasetName = Annotated[
@@ -229,15 +228,10 @@ def map_abilities(
     from paribus.study.mapping import ability_map
 
     runtime = make_runtime(cache=cache, device=device, workers=workers)
-    stages, sides, stimuli = _mapped(encoders, size, root, runtime)
+    stages, sides = _mapped(encoders, size, precision, root, runtime)
     sides = _given_sides(one, two, list(stages)) or sides
-    asked, about = {}, {}
-    for name, stage in stages.items():
-        from paribus.study.abilities import Abilities
-
-        ability = Abilities(encoder=stage, stimuli=stimuli, precision=precision.value, seed=0)
-        about[name] = ability.run(runtime).about.model
-        asked[name] = ability.asked(runtime)
+    about = {name: stage.run(runtime).about.model for name, stage in stages.items()}
+    asked = {name: stage.asked(runtime) for name, stage in stages.items()}
     found = ability_map(asked, sides, margin, 0)
     typed = shlex.join(["paribus", *sys.argv[1:]])
     page = write_map(found, out or Path("runs") / "map", about, typed)
@@ -369,26 +363,39 @@ def _numbers(given: str) -> list[int]:
 
 
 def _mapped(
-    encoders: list[str], size: int, root: Path, runtime: "Runtime"
-) -> "tuple[dict[str, AnyLooker], Sides, object]":
-    """The encoders' stages by name, their sides, and the pictures they are asked about."""
+    encoders: list[str], size: int, precision: Precision, root: Path, runtime: "Runtime"
+) -> "tuple[dict[str, Abilities], Sides]":
+    """What puts each encoder through the tasks, by its name, and their sides.
+
+    Where a study is named, its encoders and all others are asked as it says.
+
+    Raises:
+        UserError: two have one name, or two studies are named.
+    """
     from paribus.data.glyphs import GlyphsConfig
+    from paribus.study.abilities import Abilities
     from paribus.study.corpora import Corpus
     from paribus.study.mapping import Sides, sides_of
     from paribus.study.stimuli import Stimuli
     from paribus.study.study import load_study
 
-    stages: dict[str, AnyLooker] = {}
-    sides, corpus = Sides(), Corpus(source=GlyphsConfig(size=size))
-    for given in encoders:
-        if ".yaml:" in given or not given.endswith((".yaml", ".yml")):
-            stages[called(given)] = encoder_stage(given, root, runtime)
-            continue
-        study = load_study(Path(given))
-        sides, corpus = sides_of(study.arms), study.measured_on
-        for name in study_encoders(Path(given), runtime):
-            stages[name] = encoder_stage(f"{given}:{name}", root, runtime)
-    return stages, sides, Stimuli(corpus=corpus)
+    studies = [Path(given) for given in encoders if given.endswith((".yaml", ".yml"))]
+    if len(studies) > 1:
+        raise UserError(f"{studies[0]} and {studies[1]}: name one study, and single arms as STUDY.yaml:ARM.")
+    study = load_study(studies[0]) if studies else None
+    names = [given for given in encoders if Path(given) not in studies]
+    names += [f"{studies[0]}:{name}" for name in study.encoders(study.seeds[0])] if study is not None else []
+    found: dict[str, Abilities] = {}
+    for given in names:
+        stage, name = encoder_stage(given, root, runtime), called(given)
+        if name in found:
+            raise UserError(f"Two encoders are called {name}: give one of them a folder of another name.")
+        if study is not None:
+            found[name] = study.abilities(stage, study.seeds[0])
+        else:
+            stimuli = Stimuli(corpus=Corpus(source=GlyphsConfig(size=size)))
+            found[name] = Abilities(encoder=stage, stimuli=stimuli, precision=precision.value, seed=0)
+    return found, sides_of(study.arms) if study is not None else Sides()
 
 
 def _given_sides(one: str | None, two: str | None, names: list[str]) -> "Sides | None":

@@ -245,7 +245,8 @@ class Study(Config):
         sees = not isinstance(encoder, Histogram) and "vqa" in self.measure
         teaching = self.teaching(self.control.vlm)
         answers = teaching.answers((encoder,), seed) if sees else ()  # type: ignore[arg-type]
-        naming, abilities = self._naming(encoder, seed), self._abilities(encoder, seed)
+        naming = self._naming(encoder, seed)
+        abilities = self.abilities(encoder, seed) if "abilities" in self.measure else None
         judged = self._judged(name, encoder, seed)
         return Branch(name, seed, probe, naming, embedding, answers, abilities, judged)
 
@@ -262,9 +263,8 @@ class Study(Config):
                 found.append(Judged(name, seed, title, judge))
         return tuple(found)
 
-    def _abilities(self, encoder: AnyLooker, seed: int) -> Abilities | None:
-        if "abilities" not in self.measure:
-            return None
+    def abilities(self, encoder: AnyLooker, seed: int) -> Abilities:
+        """An encoder put through the built-in tasks."""
         stimuli, precision = Stimuli(corpus=self.measured_on, sizes=self.stimuli), self.control.precision
         return Abilities(encoder=encoder, stimuli=stimuli, precision=precision, grid=self.grid, seed=seed)
 
