@@ -35,7 +35,7 @@ from paribus.probes.linear import Grid, fit_choices
 from paribus.probes.logistic import fit_logistic
 
 TEST = 10_000
-STRENGTHS = [float(c) for c in np.logspace(-5, 0, 12)]
+STRENGTHS = [float(c) for c in np.logspace(-4.5, 0, 12)]
 GRID = Grid(lrs=(3e-3, 1e-2, 3e-2, 1e-1), weight_decays=(0.1, 1.0, 3.0), epochs=4, batch=1024, min_steps=320)
 
 
@@ -137,7 +137,7 @@ class Bench:
         print(
             f"logistic ours {ours:.1f} s: accuracy {self.right(made.predict(self.test_x))}, {passes} passes "
             f"of the search in {self.given.precision} and {made.evaluations} in float32; chosen "
-            f"{made.chosen.strength:.1e}, on the border: {made.edge}, gradient left {made.gradient:.0e}",
+            f"{made.chosen.strength:.1e}, on the border: {made.edge}, loss left to gain {made.gap:.0e}",
             flush=True,
         )
         with threadpool_limits(self.given.threads):
