@@ -3,9 +3,11 @@
 from functools import cache
 
 import numpy as np
+import pytest
 import torch
 from sklearn.datasets import load_digits
 
+from paribus.errors import UserError
 from paribus.probes import as_published
 from paribus.probes.as_published import DEFECTS, Recipe, fit_as_published
 from paribus.probes.linear import Grid, fit_grid
@@ -124,3 +126,13 @@ def test_initial_weights_are_kaiming_fan_out():
 def test_each_defect_is_a_sentence():
     assert len(DEFECTS) == 4
     assert all(line[0].isupper() and line.endswith(".") for line in DEFECTS)
+
+
+def test_bad_input():
+    x, y, test_x, test_y = digits()
+    with pytest.raises(UserError, match="not finite"):
+        fit_as_published(np.where(x > 15, np.nan, x), y, test_x, test_y, 10, 0, recipe=SHORT)
+    with pytest.raises(UserError, match="two classes"):
+        fit_as_published(x, np.zeros_like(y), test_x, test_y, 10, 0, recipe=SHORT)
+    with pytest.raises(UserError, match="no sample"):
+        fit_as_published(x, y, test_x[:0], test_y[:0], 10, 0, recipe=SHORT)

@@ -4,9 +4,11 @@ The objective is scikit-learn's, ``strength * sum of cross-entropies + |W|^2 / 2
 al. 2021 and Kornblith, Shlens and Le 2019 probe so), minimised by L-BFGS (Liu and Nocedal 1989). Variables
 are scaled by the Kronecker approximation of the Hessian, (mean p(1 - p) of each class) x (variance of each
 principal axis) + L2, in which the problem is close to round; this changes the way and not the optimum.
-Strengths are fitted from the strongest regularisation to the weakest, each from the solution before.
+Strengths are fitted from the strongest regularisation to the weakest, each from where the last two point.
 """
 
+import contextlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,11 +28,11 @@ from paribus.types import Config
 STRENGTHS: tuple[float, ...] = tuple(float(c) for c in np.logspace(-6, 1, 12))
 """Inverse regularisation strengths that are tried if none are given."""
 
-TOLERANCE, SEARCH_TOLERANCE = 1e-4, 1e-3
-"""Largest entry of the gradient of the mean loss, in scaled variables: at the end, and while choosing."""
+TOLERANCE, SEARCH_TOLERANCE = 1e-6, 1e-4
+"""The ``Fit.gap`` that may be left: at the end, and while choosing."""
 
 EVALUATIONS = 2000
-"""After so many the fit ends where it is; the record tells the gradient that is left."""
+"""After so many the fit ends where it is; the record tells what is left to gain."""
 
 LOGITS = 2**22
 """Logits held at once."""
@@ -53,8 +55,8 @@ class LogisticProbe(Affine):
     validation: int
     """Samples on which the strength was chosen."""
     evaluations: int
-    gradient: float
-    """Largest entry of the gradient of the mean loss, in scaled variables, where the last fit ended."""
+    gap: float
+    """What was left to gain where the last fit ended, as in ``Fit``."""
 
     @property
     def edge(self) -> bool:
@@ -106,7 +108,7 @@ def fit_logistic(
         standard = Standard.of(x)
         last = Regression(standard(x), y, len(labels)).minimise(chosen.strength, start, tolerance)
     return LogisticProbe(
-        standard, last.heads, labels, chosen, tried, int(held.sum()), last.evaluations, last.gradient
+        standard, last.heads, labels, chosen, tried, int(held.sum()), last.evaluations, last.gap
     )
 
 
@@ -122,10 +124,12 @@ def _search(
     standard = Standard.of(x[rest])
     problem, seen = Regression(standard(x[rest]), y[rest], classes, precision), standard(x[~rest])
     tried: list[Strength] = []
-    at = best = problem.zero()
+    before = at = best = problem.zero()
     for strength in strengths:
-        found = problem.minimise(strength, at, SEARCH_TOLERANCE)
-        at = found.heads
+        # Where the last two solutions point to saves an eighth to a fifth of the passes.
+        ahead = Heads(2 * at.weight - before.weight, 2 * at.bias - before.bias) if len(tried) > 1 else at
+        found = problem.minimise(strength, ahead, SEARCH_TOLERANCE)
+        before, at = at, found.heads
         (accuracy,) = accuracies(at, seen, y[~rest])
         if all(accuracy > one.accuracy for one in tried):
             best = at
@@ -140,8 +144,15 @@ class Fit:
     heads: Heads
     loss: float
     """The objective over (strength times samples): the mean loss and its share of the penalty."""
-    gradient: float
+    gap: float
+    """What is left to gain, half the gradient's squared length in scaled variables, where the Hessian is
+    close to the identity: as a share of the loss, or of what was gained over knowing class frequencies
+    alone, if that is less. Unlike the gradient's largest entry it means the same in problems of any size."""
     evaluations: int
+
+
+class _Enough(Exception):  # noqa: N818 - no error
+    """The way out of the minimiser, which has no such criterion."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +180,8 @@ class Regression:
         turned = x @ self.turn
         self.x = turned.bfloat16() if precision == "bfloat16" else turned
         self.y, self.classes, self.dtype = y, classes, x.dtype
+        shares = torch.bincount(y, minlength=classes).double() / len(y)
+        self.chance = float(torch.special.entr(shares).sum())
 
     def zero(self) -> Heads:
         """One head of zeros."""
@@ -177,36 +190,28 @@ class Regression:
         return Heads(zeros, zeros[:, :, 0].clone())
 
     def minimise(self, strength: float, start: Heads, tolerance: float) -> Fit:
-        """The optimum for a strength, looked for from ``start``; heads are of the features as given."""
-        penalty = 1.0 / (strength * len(self.x))
+        """The optimum for a strength, looked for from ``start``; heads are of the features as given.
+
+        Args:
+            strength: scikit-learn's C.
+            start: one head.
+            tolerance: the ``Fit.gap`` at which it is enough.
+        """
         weight, bias = (start.weight[0] @ self.turn).double(), start.bias[0].double()
-        first = self.slope(weight, bias)
-        # A class that is surely right everywhere would have no curvature to scale by.
-        spread = first.spread.clamp_min(1e-3 * float(first.spread.max()) + 1e-12)
-        scale = torch.cat(
-            [(spread[:, None] * self.variance + penalty).rsqrt(), spread[:, None].rsqrt()], dim=1
-        )
-
-        def objective(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-            at = torch.from_numpy(flat).to(scale.device).view_as(scale) * scale
-            w = at[:, :-1]
-            slope = self.slope(w, at[:, -1])
-            gradient = torch.cat([slope.weight + penalty * w, slope.bias[:, None]], dim=1) * scale
-            loss = slope.loss + 0.5 * penalty * float(w.square().sum())
-            return loss, gradient.flatten().cpu().numpy()
-
-        begin = (torch.cat([weight, bias[:, None]], dim=1) / scale).flatten().cpu().numpy()
+        objective = _Objective(self, 1.0 / (strength * len(self.x)), weight, bias, tolerance)
+        begin = (torch.cat([weight, bias[:, None]], dim=1) / objective.scale).flatten().cpu().numpy()
         # Where products are rounded to bfloat16, gradients and losses do not quite agree, and a line search
         # that is not content soon never will be.
-        tries = 20 if self.x.dtype == self.dtype else 4
-        flat, loss, record = fmin_l_bfgs_b(
-            objective, begin, factr=0.0, pgtol=tolerance, maxfun=EVALUATIONS, maxiter=EVALUATIONS, maxls=tries
-        )
-        end = torch.from_numpy(flat).to(scale.device).view_as(scale) * scale
+        tries, most = 20 if self.x.dtype == self.dtype else 4, EVALUATIONS
+        with contextlib.suppress(_Enough):
+            flat, *_ = fmin_l_bfgs_b(
+                objective, begin, factr=0.0, pgtol=0.0, maxfun=most, maxiter=most, maxls=tries
+            )
+            objective(flat)  # it gave up, and not where it looked last
+        end = objective.at
         turned = (end[:, :-1] @ self.turn.T.double()).to(self.dtype)
         heads = Heads(turned[None], end[None, :, -1].to(self.dtype))
-        left = float(np.abs(record["grad"]).max())
-        return Fit(heads, float(loss), left, int(record["funcalls"]) + 1)
+        return Fit(heads, objective.loss, objective.gap, objective.evaluations)
 
     def slope(self, weight: Float64[Tensor, "C D"], bias: Float64[Tensor, " C"]) -> Slope:
         """Evaluate in parts whose logits stay in the processor's cache; sums over parts are in float64."""
@@ -223,6 +228,44 @@ class Regression:
             total.weight.add_(p.to(x.dtype).T @ x)
         n = len(self.x)
         return Slope(loss / n, total.weight / n, total.bias / n, total.spread / n)
+
+
+class _Objective:
+    """The mean loss and its share of the penalty, as the minimiser sees it: flat, and scaled to be round."""
+
+    def __init__(
+        self,
+        problem: Regression,
+        penalty: float,
+        weight: Float64[Tensor, "C D"],
+        bias: Float64[Tensor, " C"],
+        tolerance: float,
+    ) -> None:
+        """Scale by the curvature at the start."""
+        self.problem, self.penalty, self.tolerance, self.evaluations = problem, penalty, tolerance, 1
+        self.first: Slope | None = problem.slope(weight, bias)
+        # A class that is surely right everywhere would have no curvature to scale by.
+        spread = self.first.spread.clamp_min(1e-3 * float(self.first.spread.max()) + 1e-12)[:, None]
+        self.scale: Float64[Tensor, "C E"] = torch.cat(
+            [(spread * problem.variance + penalty).rsqrt(), spread.rsqrt()], dim=1
+        )
+        self.at, self.loss, self.gap = torch.zeros_like(self.scale), math.inf, math.inf
+
+    def __call__(self, flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        """The value and its gradient; the first point asked for is the start, which is known."""
+        self.at = torch.from_numpy(flat).to(self.scale.device).view_as(self.scale) * self.scale
+        weight = self.at[:, :-1]
+        slope, self.first = self.first, None
+        if slope is None:
+            slope = self.problem.slope(weight, self.at[:, -1])
+            self.evaluations += 1
+        gradient = torch.cat([slope.weight + self.penalty * weight, slope.bias[:, None]], dim=1) * self.scale
+        self.loss = slope.loss + 0.5 * self.penalty * float(weight.square().sum())
+        gained = max(min(self.loss, self.problem.chance - self.loss), 1e-3 * self.loss)
+        self.gap = 0.5 * float(gradient.square().sum()) / gained
+        if self.gap <= self.tolerance:
+            raise _Enough
+        return self.loss, gradient.flatten().cpu().numpy()
 
 
 def _surprise(
