@@ -34,6 +34,9 @@ from paribus.types import Config
 VALIDATION = 0.15
 """Share of the training samples held out, by whole groups, to choose the setting."""
 
+GRID = Grid(lrs=(3e-3, 1e-2, 3e-2, 1e-1), weight_decays=(0.0, 0.3, 3.0), epochs=10, batch=512, min_steps=300)
+"""Twelve settings for principal axes, where few epochs do."""
+
 Axes = Literal["given", "principal"]
 """In which AdamW, which scales every axis by itself, sees the features: as they are, or decorrelated."""
 

@@ -6,12 +6,13 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
 from paribus.encoders.eye import EyeAbout
 from paribus.files import whole_file
-from paribus.probes.linear import Grid
+from paribus.probes.linear import GRID, Grid
 from paribus.probes.metrics import Kind, Tally, estimate
 from paribus.stimuli.scenes import CLASSES
 from paribus.study.corpora import ALL
@@ -70,7 +71,7 @@ class Abilities(Stage[AbilitiesRecord]):
     encoder: AnyLooker
     stimuli: Stimuli
     precision: Literal["bf16", "fp32"]
-    grid: Grid = Grid()
+    grid: Grid = Field(GRID, description="in principal axes")
     seed: int
 
     def compute(self, folder: Path, runtime: Runtime) -> AbilitiesRecord:

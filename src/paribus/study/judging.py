@@ -21,9 +21,9 @@ from paribus.errors import UserError
 from paribus.files import whole_file
 from paribus.probes.as_published import DEFECTS, fit_as_published
 from paribus.probes.fewshot import few_shot
-from paribus.probes.heads import Affine, Grid
+from paribus.probes.heads import Affine
 from paribus.probes.knn import NEIGHBOURS, TEMPERATURE, knn_predict
-from paribus.probes.linear import fit_choices
+from paribus.probes.linear import GRID, fit_choices
 from paribus.probes.logistic import fit_logistic
 from paribus.probes.metrics import (
     Tally,
@@ -94,16 +94,16 @@ class Lesson(NamedTuple):
 def linear(lesson: Lesson) -> Reader:
     """A linear probe: reading, rate and decay are chosen at once."""
     readings = {name: lesson.joined(name) for name in lesson.train.readings}
-    grid = Grid()
     chosen = fit_choices(
         readings,
         lesson.labels,
         lesson.each,
         lesson.classes,
-        grid,
+        GRID,
         lesson.seed,
         validation=lesson.validation,
         device=lesson.device,
+        axes="principal",
     )
     probe, best = chosen.probe, chosen.probe.chosen
     told = (

@@ -266,7 +266,7 @@ class Study(Config):
     def abilities(self, encoder: AnyLooker, seed: int) -> Abilities:
         """An encoder put through the built-in tasks."""
         stimuli, precision = Stimuli(corpus=self.measured_on, sizes=self.stimuli), self.control.precision
-        return Abilities(encoder=encoder, stimuli=stimuli, precision=precision, grid=self.grid, seed=seed)
+        return Abilities(encoder=encoder, stimuli=stimuli, precision=precision, seed=seed)
 
     def _naming(self, encoder: Pretrain | Untrained | Histogram, seed: int) -> ZeroShot | None:
         reads = isinstance(encoder, Pretrain) and encoder.objective.reads_text

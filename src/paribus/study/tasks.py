@@ -12,7 +12,7 @@ from jaxtyping import Float32, Int64, UInt8
 from numpy.typing import NDArray
 
 from paribus.probes.dense import Window, confusions, grid_of, match, patch_labels
-from paribus.probes.linear import Grid, Probe, fit_grid
+from paribus.probes.linear import Grid, Probe, fit_choices
 from paribus.probes.metrics import Tally, accuracy, mean_iou, ratio
 from paribus.rng import numpy_rng
 from paribus.stimuli.reading import LETTERS, written
@@ -47,7 +47,10 @@ class Learning(NamedTuple):
 
     def fit(self, x: Vectors, y: Int64[np.ndarray, " N"], groups: NDArray[np.generic], classes: int) -> Probe:
         """One probe, its setting chosen on held-out groups."""
-        return fit_grid(x, y, groups, classes, self.grid, self.seed, device=self.device)
+        found = fit_choices(
+            {"": x}, y, groups, classes, self.grid, self.seed, device=self.device, axes="principal"
+        )
+        return found.probe
 
 
 class Recognised(NamedTuple):
