@@ -25,6 +25,7 @@ HEADINGS = [
     "Cost per arm",
     "Claims",
     "Probes",
+    "The boundary",
     "Analysis",
     "Vision-language model",
     "Training curves",

@@ -48,6 +48,16 @@ SMALL = {
     "test": 40,
 }
 """What a setting of this name becomes, wherever in the study file it stands."""
+STIMULI = {
+    "scenes_train": 40,
+    "scenes_test": 20,
+    "counts_train": 80,
+    "counts_test": 40,
+    "conflicts": 20,
+    "pairs": 20,
+    "corrupted": 20,
+    "severities": [3],
+}
 GRID = {"lrs": [0.01], "weight_decays": [0.1], "epochs": 1, "min_steps": 5}
 
 
@@ -62,7 +72,7 @@ def small_settings() -> dict[str, Any]:
     """The real quickstart, shrunk to seconds."""
     settings: dict[str, Any] = shrunk(yaml.safe_load(QUICKSTART.read_text(encoding="utf-8")))
     settings["control"]["data"]["source"] |= {"styles": STYLES, "words": SMALL["words"]}
-    return settings | {"grid": GRID}
+    return settings | {"grid": GRID, "stimuli": STIMULI}
 
 
 def write_study(folder: Path, settings: dict[str, Any] | None = None, name: str = "tiny") -> Path:

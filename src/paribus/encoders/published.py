@@ -118,9 +118,18 @@ def evaluate(
     LLaVA-1.5's ``expand2square``.
     """
     prepare = {"crop": _prepared, "pad": _padded}[fit]
-    made = [prepare(config, Image.fromarray(picture)) for picture in pictures]
+    made = [
+        picture if _fits(config, picture, fit) else prepare(config, Image.fromarray(picture))
+        for picture in pictures
+    ]
     pixels = torch.from_numpy(np.stack(made))
     return pixels.permute(0, 3, 1, 2).float() / 255
+
+
+def _fits(config: EncoderConfig | Pixels, picture: UInt8[np.ndarray, "_ _ 3"], fit: Fit) -> bool:
+    """Whether nothing is to be done."""
+    size = config.image_size
+    return picture.shape[:2] == (size, size) and (fit == "pad" or config.resize in (None, size))
 
 
 def _prepared(config: EncoderConfig | Pixels, picture: Image.Image) -> UInt8[np.ndarray, "S S 3"]:
