@@ -17,11 +17,13 @@ test: $(VENV)/.installed-dev $(VENV)/.npm
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2 $(PYTEST)
 
-# Beside the peers' code, as ratios; about a quarter of an hour on two cores.
+# Beside the peers' code, as ratios; about half an hour on two cores.
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/supervision.py
 	$(BIN)/python benchmarks/vlm.py
 	$(BIN)/python benchmarks/extract.py
+	$(BIN)/python benchmarks/probes.py --rows 20000 --width 256 --classes 100 --signal 0.21 --whole
+	$(BIN)/python benchmarks/probes.py --only linear
 	$(PIP) install -q -c constraints.txt --no-deps --target $(VENV)/faiss --upgrade faiss-cpu
 	$(BIN)/python benchmarks/mining.py --faiss $(VENV)/faiss
 

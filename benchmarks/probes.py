@@ -88,6 +88,8 @@ class Bench:
         mean, std = self.x.mean(0), self.x.std(0)
         self.z, self.test_z = (self.x - mean) / std, (self.test_x - mean) / std
         self.groups = np.arange(given.rows)
+        self.grid = 0.0
+        """Seconds of the linear grid, once it has run."""
 
     def right(self, predicted: np.ndarray) -> str:
         return f"{100 * (predicted == self.test_y).mean():.1f}%"
@@ -98,6 +100,7 @@ class Bench:
         ours, made = timed(
             lambda: fit_choices({"": self.x}, self.y, self.groups, self.classes, GRID, 0, **chosen)
         )
+        self.grid = ours
         steps = f"{made.probe.steps} steps in principal axes, search in {self.given.precision}"
         best = made.probe.chosen
         print(
@@ -143,6 +146,11 @@ class Bench:
         with threadpool_limits(self.given.threads):
             peer, told = self._whole_peer() if self.given.whole else self._peer_extrapolated()
         print(f"logistic ratio {peer / ours:.1f} (ours {ours:.1f} s, scikit-learn {peer:.1f} s; {told})")
+        if self.grid:
+            print(
+                f"linear-grid-beside-scikit-learn ratio {peer / self.grid:.1f} (ours {self.grid:.1f} s, "
+                f"scikit-learn {peer:.1f} s; accuracies as above)"
+            )
 
     def _whole_peer(self) -> tuple[float, str]:
         seconds, scores = 0.0, []

@@ -15,7 +15,7 @@ from pydantic import Field
 from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
-from paribus.datasets import Dataset, Part, Settings, SplitName, open_dataset
+from paribus.datasets import READERS, Dataset, Part, Settings, SplitName, open_dataset
 from paribus.encoders.eye import Eye, EyeAbout, Sight
 from paribus.errors import UserError
 from paribus.files import whole_file
@@ -45,6 +45,11 @@ class DatasetConfig(Config):
             UserError: there is none, or it is not what it should be.
         """
         return open_dataset(self.at, self.settings())
+
+    def place(self) -> Path:
+        """Where it lies."""
+        kind, colon, rest = self.at.partition(":")
+        return Path(rest if colon and kind in READERS else self.at).expanduser()
 
     def settings(self) -> Settings:
         """How it is read."""
@@ -105,9 +110,13 @@ class Labelled(Stage[LabelledRecord]):
 def labelled_of(config: DatasetConfig) -> Labelled:
     """The stage of a dataset as it is now; of a study, as it was when it was first asked for.
 
+    Where nothing lies yet it can be planned with, and ``check`` says that it is missing.
+
     Raises:
-        UserError: there is none.
+        UserError: what lies there is not what it should be.
     """
+    if not config.place().exists():
+        return Labelled(config=config, listing="")
     whole, found = sha256(), config.open()
     for path in found.files():
         stat, name = path.stat(), os.path.relpath(path, found.root)
