@@ -230,7 +230,8 @@ def map_abilities(
     runtime = make_runtime(cache=cache, device=device, workers=workers)
     stages, sides = _mapped(encoders, size, precision, root, runtime)
     sides = _given_sides(one, two, list(stages)) or sides
-    about = {name: stage.run(runtime).about.model for name, stage in stages.items()}
+    abouts = {name: stage.run(runtime).about for name, stage in stages.items()}
+    about = {name: f"{one.model}{one.taught and f', taught by {one.taught}'}" for name, one in abouts.items()}
     asked = {name: stage.asked(runtime) for name, stage in stages.items()}
     found = ability_map(asked, sides, margin, 0)
     typed = shlex.join(["paribus", *sys.argv[1:]])

@@ -70,10 +70,19 @@ def lines(found: AbilityMap) -> list[Line]:
                 "" if row.p_holm is None else p_text(row.p_holm),
                 words(found, row),
                 f"{row.leader} {interval(best.value, best.low, best.high, True)}",
-                ", ".join(row.tied),
+                _told(row),
             )
         )
     return out
+
+
+def _told(row: MapRow) -> str:
+    """Who cannot be told from the leader; of many, who can."""
+    others = [name for name in row.values if name != row.leader]
+    rest = [name for name in others if name not in row.tied]
+    if not rest:
+        return "any other"
+    return ", ".join(row.tied) if len(row.tied) <= len(rest) else f"all but {', '.join(rest)}"
 
 
 def p_text(p: float) -> str:
