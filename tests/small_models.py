@@ -69,3 +69,25 @@ def reading_clip(folder):
     model = perturbed(hf.CLIPModel(hf.CLIPConfig(text_config=READS, vision_config=SEES, projection_dim=16)))
     size = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
     return model, hf.CLIPImageProcessorPil(**size)
+
+
+COLOURS = {"blue": (40, 60, 200), "green": (30, 170, 60), "red": (210, 40, 40)}
+
+
+def photograph(image, colour, seed):
+    """A piece of a photograph, tinted."""
+    rng = np.random.default_rng(seed)
+    piece = np.asarray(image.resize((40, 40)), np.float32)
+    tinted = 0.5 * piece + 0.5 * np.array(colour) + rng.normal(0, 8, piece.shape)
+    return Image.fromarray(tinted.clip(0, 255).astype(np.uint8))
+
+
+def write_classes(folder, train=12, test=6):
+    """Photographs in folders of classes, which a person could tell by their tint."""
+    images = list(pieces(len(COLOURS) * (train + test)))
+    for place, (name, colour) in enumerate(COLOURS.items()):
+        mine = images[place :: len(COLOURS)]
+        for number, image in enumerate(mine):
+            home = folder / ("train" if number < train else "test") / name
+            home.mkdir(parents=True, exist_ok=True)
+            photograph(image, colour, number + 100 * place).save(home / f"{name}{number:02d}.png")
