@@ -57,14 +57,14 @@ def test_sums_that_are_kept_give_the_values(asked):
 
 def test_the_report_has_the_boundary_and_says_what_is_certain(finished):
     found = results(finished / "runs")["ability_map"]
-    assert (found["one"], found["two"]) == ("language", "pictures alone")
-    assert found["sides"] == {"language": ["clip"], "pictures alone": ["dino"]}
+    assert (found["one"], found["two"]) == ("language", "vision alone")
+    assert found["sides"] == {"language": ["clip"], "vision alone": ["dino"]}
     assert len(found["rows"]) == TASKS and found["left_out"] == {
         "segmentation": ["colour-histogram"],
         "correspondence": ["colour-histogram"],
     }
     page = (finished / "runs/tiny/report.html").read_text(encoding="utf-8")
-    assert "The boundary" in page and "language minus pictures alone, points" in page
+    assert "The boundary" in page and "language minus vision alone, points" in page
     measured = [row for row in results(finished / "runs")["measures"] if row["section"] == "abilities"]
     assert len(measured) == 4 * TASKS - 2
 

@@ -10,7 +10,7 @@ from paribus.objectives.dinotxt import DinoTxt
 from paribus.probes.metrics import accuracy, estimate
 from paribus.study.abilities import Ability, Asked
 from paribus.study.control import Treatment
-from paribus.study.mapping import LANGUAGE, PICTURES, Sides, ability_map, sides_of
+from paribus.study.mapping import LANGUAGE, VISION, Sides, ability_map, sides_of
 
 N = 300
 
@@ -130,4 +130,4 @@ def test_sides_are_what_taught_the_encoder():
         "both": _treatment(slip),
         "afterwards": _treatment(DinoTxt.Config(), after="pictures"),
     }
-    assert sides_of(arms) == Sides(LANGUAGE, PICTURES, {"words": LANGUAGE, "pictures": PICTURES})
+    assert sides_of(arms) == Sides(LANGUAGE, VISION, {"words": LANGUAGE, "pictures": VISION})

@@ -18,7 +18,7 @@ from paribus.stats import from_draws, holm, interval_p
 from paribus.study.abilities import Ability, Asked
 from paribus.study.control import Treatment
 
-LANGUAGE, PICTURES = "language", "pictures alone"
+LANGUAGE, VISION = "language", "vision alone"
 CERTAIN = 0.05
 """Adjusted p-values below are differences."""
 
@@ -40,7 +40,7 @@ Draws = Float[np.ndarray, " draws"]
 
 
 def sides_of(arms: Mapping[str, Treatment]) -> Sides:
-    """Arms by what taught their encoders: language, or pictures alone.
+    """Arms by what taught their encoders: language, or vision alone.
 
     On no side are hybrids, and arms that begin with another's encoder.
     """
@@ -48,8 +48,8 @@ def sides_of(arms: Mapping[str, Treatment]) -> Sides:
     for name, arm in arms.items():
         told, alone = arm.objective.reads_text, arm.objective.looks_alone
         if arm.after is None and told != alone:
-            members[name] = LANGUAGE if told else PICTURES
-    return Sides(LANGUAGE, PICTURES, members)
+            members[name] = LANGUAGE if told else VISION
+    return Sides(LANGUAGE, VISION, members)
 
 
 class _Task(NamedTuple):

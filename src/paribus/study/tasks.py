@@ -101,8 +101,8 @@ def reading(columns: Columns, vectors: Vectors, learning: Learning) -> list[Outc
     characters = ratio(hits, there.sum(axis=1).astype(np.float64), by_word)
     whole = accuracy((said == truth).all(axis=1), by_word)
     return [
-        Outcome("characters of an unseen word", "character accuracy", characters, "words", chance),
-        Outcome("an unseen word", "word accuracy", whole, "words", 0.0),
+        Outcome("letters, unseen word", "character accuracy", characters, "words", chance),
+        Outcome("whole unseen word", "word accuracy", whole, "words", 0.0),
     ]
 
 
