@@ -111,6 +111,8 @@ def probe(
     config = _config(dataset, any_count, label, file, split, images)
     runtime = make_runtime(cache=cache, device=device, workers=workers)
     if shots is not None:
+        if shift or beside is not None or how is not How.LINEAR:
+            raise UserError("--shots goes with none of --how, --shift and --beside: leave these out.")
         _few(encoder, config, _numbers(shots), precision, root, runtime)
     else:
         _judge(encoder, config, how.value, shift or [], beside, margin, precision, root, runtime)
@@ -264,7 +266,8 @@ def _look(
     from paribus.study.labelled import Look, labelled_of
 
     dataset = labelled_of(config)
-    apart(config.open().root, runtime.cache)
+    if config.place().is_dir():
+        apart(config.place(), runtime.cache)
     look = Look(encoder=encoder_stage(encoder, root, runtime), dataset=dataset, precision=precision.value)
     look.run(runtime)
     return look
@@ -283,8 +286,9 @@ def _judge(
 ) -> None:
     """One encoder, and another beside it, on a dataset and what it is shifted to."""
     from paribus.study.judging import Judge
+    from paribus.study.labelled import DatasetConfig
 
-    configs = [config, *(config.model_copy(update={"at": at}) for at in shift)]
+    configs = [config, *(DatasetConfig(at=at, check=config.check) for at in shift)]
     judges = []
     for name in (encoder, beside) if beside is not None else (encoder,):
         looks = [_look(name, each, precision, root, runtime) for each in configs]
@@ -412,6 +416,9 @@ def _given_sides(one: str | None, two: str | None, names: list[str]) -> "Sides |
         return Sides(names[0], names[1], {name: name for name in names}) if alone else None
     if one is None or two is None:
         raise UserError("--one and --two belong together: name the encoders of both sides.")
+    both = set(one.split(",")) & set(two.split(","))
+    if both:
+        raise UserError(f"{min(both)} is on both sides: name it in --one or in --two.")
     members = dict.fromkeys(one.split(","), one) | dict.fromkeys(two.split(","), two)
     absent = [name for name in members if name not in names]
     if absent:

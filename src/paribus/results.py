@@ -166,6 +166,7 @@ class MapRow(Config):
     p_holm: float | None = Field(None, description="the same after Holm's correction over all tasks")
     p_same: float | None = Field(None, description="equivalence (TOST): that the step is beyond the margin")
     verdict: Boundary | None = None
+    merit: bool = Field(True, description="whether more is better; else the value is a leaning")
 
 
 class AbilityMap(Config):

@@ -116,7 +116,9 @@ def read(root: Path, settings: Settings) -> Dataset:
     }
     sources = list(dict.fromkeys(piece.path for piece in pieces))
     name = root.resolve().name
-    return make_dataset(name, root, classes, parts, official=bool(known), notes=notes, sources=sources)
+    return make_dataset(
+        name, root, classes, parts, official=bool(known), own=not known, notes=notes, sources=sources
+    )
 
 
 def looks(root: Path) -> bool:

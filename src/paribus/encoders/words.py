@@ -1,6 +1,6 @@
 """What a two-tower model says of texts, in the space where its pictures are: for zero-shot classification."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,8 @@ from paribus.encoders.folders import read_json, recognised
 from paribus.encoders.towers_exchange import read_stage_joint
 from paribus.encoders.weights import load_model, load_tokenizer
 from paribus.errors import UserError
+
+TEXTS = 256
 
 
 class Reading(NamedTuple):
@@ -65,22 +67,28 @@ def read_words(folder: Path, texts: Sequence[str]) -> Words:
 @torch.no_grad()
 def _by_stage(folder: Path, texts: Sequence[str]) -> Words:
     joint = read_stage_joint(folder)
-    read = joint.text.eval()(list(texts)) @ joint.text_proj.T
+    tower = joint.text.eval()
+    read = torch.cat([tower(part) @ joint.text_proj.T for part in _parts(texts)])
     return Words(F.normalize(read, dim=-1).numpy(), joint.image_proj.numpy())
+
+
+def _parts(texts: Sequence[str]) -> Iterator[list[str]]:
+    """So many texts at a time that a tower's activations stay small."""
+    for start in range(0, len(texts), TEXTS):
+        yield list(texts[start : start + TEXTS])
 
 
 @torch.no_grad()
 def _by_transformers(folder: Path, how: Reading, texts: Sequence[str]) -> Words:
     model: Any = load_model(folder, dtype=torch.float32)
     context = int(model.config.text_config.max_position_embeddings)
-    tokens = load_tokenizer(folder)(
-        list(texts),
-        padding=how.padding,
-        truncation=True,
-        max_length=context,
-        return_tensors="pt",
-    )
-    out = model.get_text_features(**{name: tokens[name] for name in how.inputs})
-    found = getattr(out, "pooler_output", out)
+    tokenizer, read = load_tokenizer(folder), []
+    for part in _parts(texts):
+        tokens = tokenizer(
+            part, padding=how.padding, truncation=True, max_length=context, return_tensors="pt"
+        )
+        out = model.get_text_features(**{name: tokens[name] for name in how.inputs})
+        read.append(getattr(out, "pooler_output", out))
+    found = torch.cat(read)
     head = getattr(model, "visual_projection", None)
     return Words(F.normalize(found, dim=-1).numpy(), None if head is None else head.weight.numpy())

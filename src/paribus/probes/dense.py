@@ -49,6 +49,11 @@ def patch_labels(masks: UInt8[np.ndarray, "N H W"], grid: int, window: Window) -
     cells = (np.arange(count)[:, None] * grid * grid + rows.reshape(1, -1)) * classes + seen
     votes = np.bincount(cells.ravel(), minlength=count * grid * grid * classes)
     found: Int64[np.ndarray, "N P"] = votes.reshape(count, grid * grid, classes).argmax(axis=2)
+    empty = votes.reshape(count, grid * grid, classes)[0].sum(axis=1) == 0
+    if empty.any():  # patches smaller than a pixel take the one that they lie in
+        middles = window.low + (np.arange(grid) + 0.5) / grid * (window.high - window.low)
+        y, x = (np.clip((middles * side).astype(np.int64), 0, side - 1) for side in (height, width))
+        found[:, empty] = masks[:, y][:, :, x].reshape(count, -1)[:, empty]
     return found
 
 

@@ -50,13 +50,34 @@ class Tally(NamedTuple):
 
 
 def estimate(tally: Tally, *, seed: int, draws: int = 2000) -> Estimate:
-    """The metric with its 95% percentile interval.
+    """The metric with its 95% interval: percentiles of the bootstrap, or ``_centred`` where they are biased.
 
     Raises:
-        UserError: there are fewer than two units.
+        UserError: there are fewer than two units, or there was nothing to divide by.
     """
     found = tally.draws(seed=seed, draws=draws)
-    return from_draws(tally.point(), found[np.isfinite(found)], tally.units)
+    found = found[np.isfinite(found)]
+    if not len(found):
+        raise UserError("A share of nothing was asked for: no picture counts for this metric.")
+    if tally.kind in BIASED:
+        return _centred(tally.point(), found, tally.units, BIASED[tally.kind])
+    return from_draws(tally.point(), found, tally.units)
+
+
+BIASED: dict[Kind, bool] = {"f1": False, "calibration": True}
+"""Metrics whose resamples are off the mark, because they repeat pictures -> whether the value is so too."""
+
+
+def _centred(value: float, drawn: Float[np.ndarray, " draws"], units: int, mend: bool) -> Estimate:
+    """A normal interval of the resamples' spread around the value; ``mend`` takes their bias off it first.
+
+    Simulated at 1,000 classes of 10 pictures the percentiles of macro-F1 hold the truth 1 time in 6, this
+    9 times in 10. The plug-in calibration error of finite bins is too large by what resampling adds again.
+    """
+    if mend:
+        value = max(0.0, 2 * value - float(drawn.mean()))
+    half = 1.959964 * float(drawn.std(ddof=1))
+    return Estimate(value, max(0.0, value - half), min(1.0, value + half), units)
 
 
 def difference(a: Tally, b: Tally, *, seed: int, draws: int = 2000) -> Estimate:
@@ -68,7 +89,13 @@ def difference(a: Tally, b: Tally, *, seed: int, draws: int = 2000) -> Estimate:
     if a.units != b.units:
         raise UserError(f"{a.units} and {b.units} units cannot be paired: score both on the same pictures.")
     found = a.draws(seed=seed, draws=draws) - b.draws(seed=seed, draws=draws)
-    return from_draws(a.point() - b.point(), found[np.isfinite(found)], a.units)
+    found, value = found[np.isfinite(found)], a.point() - b.point()
+    if not len(found):
+        raise UserError("A difference of nothing was asked for: no picture counts for this metric.")
+    if a.kind in BIASED:
+        half = 1.959964 * float(found.std(ddof=1))
+        return Estimate(value, value - half, value + half, a.units)
+    return from_draws(value, found, a.units)
 
 
 def accuracy(right: Bool[np.ndarray, " N"], clusters: Shaped[np.ndarray, " N"] | None = None) -> Tally:

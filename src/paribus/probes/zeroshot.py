@@ -62,7 +62,7 @@ def worded(names: Sequence[str], templates: Sequence[str]) -> list[str]:
             )
     if len(names) < 2:
         raise UserError(f"There are {len(names)} classes, and a choice needs 2: label more pictures.")
-    return [template.format(name) for name in names for template in templates]
+    return [template.replace("{}", name) for name in names for template in templates]
 
 
 def ensembled(texts: Float[np.ndarray, "CT D"], templates: int) -> Float[np.ndarray, "C D"]:

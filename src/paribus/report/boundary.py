@@ -50,8 +50,8 @@ def words(found: AbilityMap, row: MapRow) -> str:
     """A row's verdict, naming the sides."""
     margin = number(found.margin, True, decimals=0 if round(100 * found.margin, 6) % 1 == 0 else 1)
     said: dict[Boundary, str] = {
-        "one leads": f"{found.one} leads",
-        "two leads": f"{found.two} leads",
+        "one leads": f"{found.one} {'leads' if row.merit else 'is higher'}",
+        "two leads": f"{found.two} {'leads' if row.merit else 'is higher'}",
         "the same": f"the same within {margin} points",
         "no difference can be claimed": "no difference can be claimed",
     }
@@ -81,7 +81,7 @@ def _told(row: MapRow) -> str:
     others = [name for name in row.values if name != row.leader]
     rest = [name for name in others if name not in row.tied]
     if not rest:
-        return "any other"
+        return "any other" if others else ""
     return ", ".join(row.tied) if len(row.tied) <= len(rest) else f"all but {', '.join(rest)}"
 
 
@@ -114,7 +114,7 @@ def said(found: AbilityMap) -> list[str]:
     """What the map says, in sentences."""
     if not found.one:
         return []
-    counts = Counter(row.verdict for row in found.rows if row.verdict is not None)
+    counts = Counter(row.verdict for row in found.rows if row.verdict is not None and row.merit)
     total = sum(counts.values())
     parts = [
         f"{found.one} leads at {counts['one leads']}",
@@ -122,7 +122,8 @@ def said(found: AbilityMap) -> list[str]:
         f"{counts['the same']} are the same within the margin",
         f"at {counts['no difference can be claimed']} no difference can be claimed",
     ]
-    return [f"Of {total} tasks {', '.join(parts)}"]
+    leanings = [f"{row.task}: {words(found, row)}" for row in found.rows if not row.merit and row.verdict]
+    return [f"Of {total} tasks {', '.join(parts)}", *leanings]
 
 
 def text(found: AbilityMap) -> str:
@@ -134,10 +135,10 @@ def text(found: AbilityMap) -> str:
         out += ["", f"{found.one} ({', '.join(found.sides[found.one])}) minus {found.two} "
                 f"({', '.join(found.sides[found.two])}), points; p after Holm's correction"]  # fmt: skip
         out += [f"  {line.row.task:<{wide}}  {line.step:<22} {line.p:>6}  {line.verdict}" for line in rows]
-    out += ["", "Who is best, and who cannot be told from it"]
+    out += ["", "Who has the highest value, and who cannot be told from it"]
     out += [f"  {line.row.task:<{wide}}  {line.leader:<32}  {line.tied or '–'}" for line in rows]
     for task, names in found.left_out.items():
-        out.append(f"  {task}: not asked of {', '.join(names)}, which has no patches to read")
+        out.append(f"  {task}: not asked of {', '.join(names)}, which has nothing to read it from")
     return "\n".join(out)
 
 

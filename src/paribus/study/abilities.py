@@ -81,7 +81,7 @@ class Abilities(Stage[AbilitiesRecord]):
             UserError: the encoder cannot be opened, or sees what is not finite.
         """
         eye = eye_of(self.encoder, runtime).to(runtime.torch_device)
-        outcomes = self._outcomes(eye, runtime)
+        outcomes = [one for one in self._outcomes(eye, runtime) if np.isfinite(one.tally.point())]
         sums = {outcome.task: outcome.tally.sums.toarray() for outcome in outcomes}
         with whole_file(folder / "sums.safetensors") as path:
             save_file(sums, path)

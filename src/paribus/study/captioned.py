@@ -1,5 +1,6 @@
 """What an encoder's own text tower makes of pictures: zero-shot classification, and retrieval."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -30,7 +31,7 @@ def class_names(classes: Sequence[str], names: Path | None) -> list[str]:
         UserError: the file cannot be read, or has another number of names.
     """
     if names is None:
-        return [name.replace("_", " ") for name in classes]
+        return [re.sub(r"^\d+\.", "", name).replace("_", " ") for name in classes]  # CUB numbers its birds
     try:
         lines = [line.strip() for line in names.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:

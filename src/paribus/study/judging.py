@@ -5,6 +5,7 @@ then learnt on both, and the test part is scored once. Sets that the dataset is 
 CIFAR-10.1) are told by the same probe.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
@@ -57,6 +58,8 @@ class Reader(NamedTuple):
 
     tell: Callable[[Looked], Told]
     notes: tuple[str, ...]
+    learnt: int
+    """Pictures that it was learnt from."""
 
 
 class Lesson(NamedTuple):
@@ -112,7 +115,7 @@ def linear(lesson: Lesson) -> Reader:
         f"({100 * best.accuracy:.1f}%)"
     )
     more = BORDER if chosen.edge else ()
-    return Reader(lambda seen: _by(probe, seen.readings[chosen.choice]), (told, *more))
+    return Reader(lambda seen: _by(probe, seen.readings[chosen.choice]), (told, *more), len(lesson.labels))
 
 
 def logistic(lesson: Lesson) -> Reader:
@@ -131,7 +134,7 @@ def logistic(lesson: Lesson) -> Reader:
         f"({100 * probe.chosen.accuracy:.1f}%)"
     )
     more = BORDER if probe.edge else ()
-    return Reader(lambda seen: _by(probe, seen.readings[CLASS]), (told, *more))
+    return Reader(lambda seen: _by(probe, seen.readings[CLASS]), (told, *more), len(lesson.labels))
 
 
 def as_published(lesson: Lesson) -> Reader:
@@ -147,22 +150,22 @@ def as_published(lesson: Lesson) -> Reader:
     )
 
     def tell(seen: Looked) -> Told:
-        if seen.keys != lesson.test.keys:
-            raise UserError("The published recipe reports its own test part alone: leave --shift out.")
+        del seen  # its own test part, and no other
         return Told(found.answers, None)
 
-    return Reader(tell, DEFECTS)
+    return Reader(tell, DEFECTS, len(lesson.train.labels))
 
 
 def knn(lesson: Lesson) -> Reader:
     """DINO's weighted vote of the nearest pictures, on the class token; nothing is chosen."""
     x, y = lesson.joined(CLASS), lesson.labels
-    told = f"{NEIGHBOURS} neighbours by cosine, each voting exp(cosine / {TEMPERATURE}); nothing is chosen"
+    k = min(NEIGHBOURS, len(y))
+    told = f"{k} neighbours by cosine, each voting exp(cosine / {TEMPERATURE}); nothing is chosen"
 
     def tell(seen: Looked) -> Told:
         return Told(knn_predict(x, y, seen.readings[CLASS], device=lesson.device), None)
 
-    return Reader(tell, (told,))
+    return Reader(tell, (told,), len(y))
 
 
 def _by(probe: Affine, x: Float[np.ndarray, "N _"]) -> Told:
@@ -248,22 +251,67 @@ class Judge(Stage[JudgeRecord]):
         Raises:
             UserError: the dataset has nothing to learn from, or a shifted set has other classes.
         """
+        if self.shifted and self.how == "as-published":
+            raise UserError("The published recipe reports its own test part alone: leave --shift out.")
         about = self.look.dataset.run(runtime)
         lesson = self._lesson(about, runtime)
         reader = HOW[self.how](lesson)
         frequent = int(np.bincount(lesson.labels).argmax())
-        sets, rows = [], []
-        for look in (self.look, *self.shifted):
-            name = look.dataset.run(runtime).name
+        sets, rows, notes = [], [], [*reader.notes, *self._told(runtime)]
+        for place, (look, name) in enumerate(
+            zip((self.look, *self.shifted), self._names(runtime), strict=True)
+        ):
             seen, truth = self._tested(look, about, runtime)
+            if place:
+                notes += self._learnt_too(name, look, seen, lesson, runtime)
             told = reader.tell(seen)
             answered = Answered(seen.keys, truth, told.answers, told.confidence)
             sets.append(scores_of(name, answered, float(np.mean(truth == frequent)), self.seed))
             rows.append(_table(name, answered))
         with whole_file(folder / "answers.parquet") as path:
             pq.write_table(pa.concat_tables(rows), path)
-        notes = [*reader.notes, *about.notes, *self.look.run(runtime).notes]
-        return JudgeRecord(sets=sets, learnt=len(lesson.labels), classes=len(about.classes), notes=notes)
+        return JudgeRecord(sets=sets, learnt=reader.learnt, classes=len(about.classes), notes=notes)
+
+    def _names(self, runtime: Runtime) -> list[str]:
+        """What the sets are called, no two alike.
+
+        Raises:
+            UserError: a set is the dataset itself, or there twice.
+        """
+        looks = (self.look, *self.shifted)
+        if len({look.address() for look in looks}) < len(looks):
+            raise UserError("A set that the dataset is shifted to is the dataset itself, or named twice.")
+        found: list[str] = []
+        for look in looks:
+            name = look.dataset.run(runtime).name
+            found.append(name if name not in found else f"{name} ({len(found) + 1})")
+        return found
+
+    def _told(self, runtime: Runtime) -> list[str]:
+        """What is to be known of the sets; of shifted ones with their names."""
+        notes = [*self.look.dataset.run(runtime).notes, *self.look.run(runtime).notes]
+        for name, look in zip(self._names(runtime)[1:], self.shifted, strict=True):
+            notes += [
+                f"{name}: {note}" for note in (*look.dataset.run(runtime).notes, *look.run(runtime).notes)
+            ]
+        return notes
+
+    def _learnt_too(self, name: str, look: Look, seen: Looked, lesson: Lesson, runtime: Runtime) -> list[str]:
+        """What is said of a shifted set's pictures that were learnt from.
+
+        Raises:
+            UserError: a person arranged the set, and can mend it.
+        """
+        parts = [part.pixels for part in (lesson.train, lesson.val) if part is not None]
+        learnt = {digest for pixels in parts for digest in pixels}
+        leaked = [key for key, digest in zip(seen.keys, seen.pixels, strict=True) if digest in learnt]
+        if not leaked:
+            return []
+        many = f"{len(leaked):,} of {len(seen.keys):,}"
+        told = f"{name}: {many} pictures are also learnt from, the first {leaked[0]}"
+        if look.dataset.run(runtime).own:
+            raise UserError(f"{told}: take them out of it.")
+        return [told]
 
     def _lesson(self, about: LabelledRecord, runtime: Runtime) -> Lesson:
         train, val = self.look.open("train", runtime), self.look.open("val", runtime)
@@ -280,13 +328,15 @@ class Judge(Stage[JudgeRecord]):
         """A set's test pictures, labelled by the dataset's own classes."""
         seen, other = look.open("test", runtime), look.dataset.run(runtime)
         assert seen is not None  # every dataset has a test part
-        if other.classes == about.classes or (other.indexed and len(other.classes) == len(about.classes)):
+        numbered = other.indexed and all(name.isdigit() for name in other.classes)
+        synsets = all(re.fullmatch(r"n\d{8}", name) for name in about.classes)
+        alike = numbered and synsets and len(other.classes) == len(about.classes)
+        if other.classes == about.classes or alike:
             return seen, seen.labels
         strange = [name for name in other.classes if name not in about.classes]
-        if strange or other.indexed:
+        if strange:
             raise UserError(
-                f"{other.name} has classes that {about.name} has not "
-                f"({strange[0] if strange else len(other.classes)}): it is no shift of it."
+                f"{other.name} has classes that {about.name} has not ({strange[0]}): it is no shift of it."
             )
         return seen, np.array([about.classes.index(name) for name in other.classes])[seen.labels]
 
@@ -311,7 +361,9 @@ def scores_of(name: str, answered: Answered, chance: float, seed: int) -> SetSco
     """Every metric of one set with its interval."""
     scores = []
     for metric, tally in answered.tallies().items():
-        found = estimate(tally, seed=seed)
+        # Pictures are independent here, and Wilson's interval has a width at 0 and 100% too.
+        right = answered.answers == answered.truth
+        found = stats.proportion(right) if metric == "accuracy" else estimate(tally, seed=seed)
         scores.append(Score(metric=metric, value=found.value, low=found.low, high=found.high))
     return SetScores(name=name, pictures=len(answered.keys), chance=chance, scores=scores)
 
@@ -354,7 +406,8 @@ def few(look: Look, shots: list[int], seed: int, runtime: Runtime) -> dict[int, 
             names=about.classes,
         )
         nothing = np.zeros(right.shape)
-        found[k] = stats.crossed_difference(right.astype(np.float64), nothing, seed=seed).estimate
+        value, low, high, n = stats.crossed_difference(right.astype(np.float64), nothing, seed=seed).estimate
+        found[k] = Estimate(value, max(0.0, low), min(1.0, high), n)
     return found
 
 
@@ -387,4 +440,6 @@ def beside(a: Answered, b: Answered, margin: float, seed: int) -> Beside:
             found = difference(one[metric], two[metric], seed=seed)
             steps[metric] = Interval(value=found.value, low=found.low, high=found.high)
     right, other = a.answers == a.truth, b.answers == b.truth
+    if np.array_equal(right, other):  # then as many could differ as three hundred per cent over their number
+        return Beside(steps, 1.0, float(margin < 3 / len(right)))
     return Beside(steps, stats.mcnemar(right, other), stats.tost(right, other, margin))

@@ -76,6 +76,7 @@ class LabelledRecord(Config):
     counts: dict[str, int]
     official: bool = Field(description="whether the split is the publisher's")
     indexed: bool = Field(description="whether class i is the i-th class of the dataset that it shifts")
+    own: bool = Field(description="whether a person arranged it")
     notes: list[str]
 
 
@@ -102,6 +103,7 @@ class Labelled(Stage[LabelledRecord]):
             counts={name: len(part) for name, part in found.parts.items()},
             official=found.official,
             indexed=found.indexed,
+            own=found.own,
             notes=list(found.notes),
         )
 
@@ -140,6 +142,8 @@ class Looked(NamedTuple):
     """Class token, mean of patches, both, and the class token of the layer before."""
     labels: Int64[np.ndarray, " N"]
     keys: list[str]
+    pixels: list[str]
+    """A digest of each picture."""
 
 
 CLASS, PATCHES, BOTH, BEFORE = "class token", "mean patch", "both", "layer before the last"
@@ -231,8 +235,8 @@ class Look(Stage[LookRecord]):
         labels = stored.pop("labels")
         if PATCHES in stored:
             stored[BOTH] = np.concatenate([stored[CLASS], stored[PATCHES]], axis=1)
-        keys = pq.read_table(path.with_suffix(".parquet"))["key"].to_pylist()
-        return Looked(stored, labels, keys)
+        table = pq.read_table(path.with_suffix(".parquet"))
+        return Looked(stored, labels, table["key"].to_pylist(), table["pixels"].to_pylist())
 
     def disk(self) -> float:
         """Not known before the dataset is listed."""
@@ -259,7 +263,7 @@ def _check(seen: dict[str, np.ndarray], model: str, part: Part) -> None:
             f"{model} sees what is not finite in {len(wrong):,} of {len(vectors):,} pictures, the first "
             f"{part.keys[int(wrong[0])]}: its weights are damaged, or the precision is too low."
         )
-    if float(vectors.std(axis=0).max()) <= 1e-6 * float(np.abs(vectors).max()):
+    if len(vectors) > 1 and float(vectors.std(axis=0).max()) <= 1e-6 * float(np.abs(vectors).max()):
         raise UserError(f"{model} sees the same in all {len(vectors):,} pictures: it has collapsed.")
 
 
@@ -278,5 +282,5 @@ def _leaks(dataset: Dataset, digests: dict[SplitName, list[str]]) -> list[str]:
         f"{len(leaked):,} of {len(test):,} test pictures are also in train, the first {test.keys[leaked[0]]}"
     )
     if dataset.own:
-        raise UserError(f"{dataset.root}: {told}: remove them from one of the two.")
+        raise UserError(f"{dataset.root}: {told}: keep one copy of each.")
     return [f"{told}; the split is the publisher's and was left as it is"]

@@ -7,16 +7,18 @@ other training seeds they say nothing.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import norm
+from scipy.stats import t as student
 
 from paribus.results import AbilityMap, Boundary, Interval, MapRow
-from paribus.stats import from_draws, holm, interval_p
+from paribus.stats import from_draws, holm
 from paribus.study.abilities import Ability, Asked
 from paribus.study.control import Treatment
+from paribus.study.tasks import LEANING
 
 LANGUAGE, VISION = "language", "vision alone"
 CERTAIN = 0.05
@@ -66,7 +68,7 @@ class _Task(NamedTuple):
         value -= np.mean([self.values[name].value for name in b])
         drawn = np.mean([self.drawn[name] for name in a], axis=0)
         drawn -= np.mean([self.drawn[name] for name in b], axis=0)
-        return _Step(float(value), drawn[np.isfinite(drawn)])
+        return _Step(float(value), drawn[np.isfinite(drawn)], self.about.n)
 
 
 class _Step(NamedTuple):
@@ -74,6 +76,7 @@ class _Step(NamedTuple):
 
     value: float
     drawn: Draws
+    n: int
 
     @property
     def interval(self) -> Interval:
@@ -81,16 +84,27 @@ class _Step(NamedTuple):
         return Interval(value=found.value, low=found.low, high=found.high)
 
     @property
+    def error(self) -> float:
+        """The standard error, of as few units as there are."""
+        return float(self.drawn.std(ddof=1) * (self.n / (self.n - 1)) ** 0.5)
+
+    @property
     def p(self) -> float:
-        """That the truth is no difference."""
-        return interval_p(*from_draws(self.value, self.drawn, 0)[:3])
+        """That the truth is no difference: a t-test with the bootstrap's standard error."""
+        if self.error == 0:
+            return float(self.value == 0)
+        return float(2 * student.sf(abs(self.value) / self.error, self.n - 1))
 
     def p_same(self, margin: float) -> float:
-        """That the truth is a difference beyond the margin: two one-sided tests (Schuirmann 1987)."""
-        error = float(self.drawn.std(ddof=1))
-        if error == 0:
-            return float(abs(self.value) >= margin)
-        return float(max(norm.sf((self.value + margin) / error), norm.cdf((self.value - margin) / error)))
+        """That the truth is a difference beyond the margin: two one-sided tests (Schuirmann 1987).
+
+        Where no unit differs, up to three in their number still could (the rule of three).
+        """
+        if self.error == 0:
+            return float(abs(self.value) + 3 / self.n >= margin)
+        above = student.sf((self.value + margin) / self.error, self.n - 1)
+        below = student.cdf((self.value - margin) / self.error, self.n - 1)
+        return float(max(above, below))
 
 
 def ability_map(encoders: Mapping[str, Asked], sides: Sides, margin: float, seed: int) -> AbilityMap:
@@ -146,13 +160,13 @@ def _there(names: Sequence[str], task: _Task) -> list[str]:
 
 def _ties(tasks: Mapping[str, _Task], leaders: Mapping[str, str]) -> dict[str, list[str]]:
     """Those that cannot be told from each task's leader."""
-    rivals = [(task, name) for task, found in tasks.items() for name in found.values if name != leaders[task]]
-    steps = [tasks[task].differ([leaders[task]], [name]) for task, name in rivals]
-    adjusted = holm(np.array([step.p for step in steps]))
+    pairs = [(task, *pair) for task, found in tasks.items() for pair in combinations(found.values, 2)]
+    # The leader is known from the same data, so every pair could have been the one that is looked at.
+    adjusted = holm(np.array([tasks[task].differ([a], [b]).p for task, a, b in pairs]))
     ties: dict[str, list[str]] = {task: [] for task in tasks}
-    for (task, name), p in zip(rivals, adjusted, strict=True):
-        if p >= CERTAIN:
-            ties[task].append(name)
+    for (task, a, b), p in zip(pairs, adjusted, strict=True):
+        if p >= CERTAIN and leaders[task] in (a, b):
+            ties[task].append(b if a == leaders[task] else a)
     return ties
 
 
@@ -171,6 +185,7 @@ def _row(
         },
         leader=leader,
         tied=tied,
+        merit=about.metric != LEANING,
     )
     if step is None:
         return row

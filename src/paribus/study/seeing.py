@@ -133,11 +133,12 @@ def eye_of(encoder: AnyLooker, runtime: Runtime) -> Eye:
 def window_of(eye: Eye) -> Window:
     """Which part of a square picture an encoder's preparation leaves, seen on a ramp of grey."""
     ramp = np.broadcast_to(np.arange(256, dtype=np.uint8)[None, :, None], (256, 256, 3))
-    row = eye.prepare([np.ascontiguousarray(ramp)])[0, 0].mean(dim=0).double().numpy()
+    up, down = eye.prepare([np.ascontiguousarray(each) for each in (ramp, 255 - ramp)])[:, 0].mean(dim=1)
+    row = (up + 1 - down).double().numpy() / 2  # whichever way halves are rounded
     places = (np.arange(len(row)) + 0.5) / len(row)
     middle = slice(len(row) // 8, len(row) - len(row) // 8)  # resizing bends the ends
     slope, start = np.polyfit(places[middle], (255 * row[middle] + 0.5) / 256, 1)
-    return Window(float(start), float(start + slope))
+    return Window(round(float(start), 4), round(float(start + slope), 4))
 
 
 class Seen(NamedTuple):

@@ -24,6 +24,9 @@ NEAR = 0.1
 MOST_PATCHES = 40_000
 """Patches that segmentation is learnt from."""
 
+LEANING = "share decided by shape"
+"""The metric of a task at which more is not better."""
+
 Columns = dict[str, NDArray[np.generic]]
 Vectors = Float32[np.ndarray, "N D"]
 
@@ -130,7 +133,7 @@ def conflict(made: Made, vectors: Vectors, group: Recognised) -> Outcome:
     by_shape, by_texture = said == made.columns["shape"], said == made.columns["texture"]
     decided = (by_shape | by_texture).astype(np.float64)
     tally = ratio(by_shape.astype(np.float64), decided, made.columns["shape_concept"])
-    return Outcome("shape against texture", "share decided by shape", tally, "concepts", 0.5)
+    return Outcome("shape against texture", LEANING, tally, "concepts", 0.5)
 
 
 def robustness(made: Made, columns: Columns, vectors: Vectors, group: Recognised) -> list[Outcome]:
@@ -164,6 +167,8 @@ def segmentation(
     )
     logits = torch.nan_to_num(logits, neginf=-1e4)  # what is interpolated must be finite
     counted = confusions(logits.view(len(test), -1, classes), masks[test], window)
+    pixels = np.stack([np.bincount(mask.ravel(), minlength=classes) for mask in masks[test]])
+    counted[:, :, 0] += pixels - counted.sum(axis=2)  # what an encoder cuts off, it calls background
     nothing = np.zeros_like(counted)
     nothing[:, :, 0] = counted.sum(axis=2)  # what calling everything background gives
     return Outcome("segmentation", "mIoU", mean_iou(counted), "scenes", mean_iou(nothing).point())
@@ -179,10 +184,8 @@ def correspondence(
     side = made.arrays["source"].shape[1]
     points, truth = (made.arrays[name].astype(np.float32) / side for name in ("points", "matches"))
     found = match(torch.from_numpy(source), torch.from_numpy(target), points, window)
-    within = ((truth >= window.low) & (truth < window.high)).all(axis=2)
-    within &= ((points >= window.low) & (points < window.high)).all(axis=2)
-    hits = (np.linalg.norm(found - truth, axis=2) <= NEAR) & within
-    tally = ratio(
-        hits.sum(axis=1).astype(np.float64), within.sum(axis=1).astype(np.float64), made.columns["concepts"]
-    )
+    seen = ((points >= window.low) & (points < window.high)).all(axis=2)
+    hits = (np.linalg.norm(found - truth, axis=2) <= NEAR) & seen  # what an encoder cuts off, it misses
+    asked = np.full(len(hits), float(hits.shape[1]))
+    tally = ratio(hits.sum(axis=1).astype(np.float64), asked, made.columns["concepts"])
     return Outcome("correspondence", "share of points found", tally, "concepts", None)
