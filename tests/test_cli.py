@@ -207,7 +207,7 @@ def test_set_changes_a_study_like_its_file_does(finished, tmp_path, capsys, monk
     new = {
         line[0].split("-")[0] for line in lines if len(line) > 1 and "-" in line[0] and line[1] != "cached"
     }
-    follows = {"probe", "embedding", "align", "instruct", "answer", "compare"}
+    follows = {"probe", "embedding", "abilities", "align", "instruct", "answer", "compare"}
     assert new == {"pretrain", "extract", *follows}
     kept = {line[0].split("-")[0] for line in lines if line[1:] == ["cached"]}
     assert kept >= {"corpus", "words", "language", "questions", "untrained", "histogram"}

@@ -217,8 +217,9 @@ def test_a_note_beside_an_encoder_changes_nothing(place, compared):
 
 def test_pictures_below_the_working_folder_are_not_its_own_output(place, monkeypatch, tmp_path):
     (tmp_path / "photos").mkdir()
-    line = ("knn", place / "clip", tmp_path, "--cache", tmp_path / "photos" / "cache")
-    assert "whose pictures are looked at: write elsewhere" in paribus(tmp_path, *line).refused()
+    line = ("compare", place / "clip", place / "dinov2", "--images", tmp_path)
+    refused = paribus(tmp_path, *line, "--cache", tmp_path / "photos" / "cache").refused()
+    assert "whose pictures are looked at: write elsewhere" in refused
 
 
 def test_features_are_made_once_and_the_same_comes_again(place, compared):

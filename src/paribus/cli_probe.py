@@ -265,9 +265,10 @@ def _look(
     """What an encoder sees in a dataset, looked at now if it has not been."""
     from paribus.study.labelled import Look, labelled_of
 
-    dataset = labelled_of(config)
     if config.place().is_dir():
         apart(config.place(), runtime.cache)
+    config.open()  # says what is missing
+    dataset = labelled_of(config)
     look = Look(encoder=encoder_stage(encoder, root, runtime), dataset=dataset, precision=precision.value)
     look.run(runtime)
     return look

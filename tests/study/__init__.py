@@ -226,6 +226,7 @@ def paribus(folder: Path, *argv: str | Path, **settings: Any) -> Done:
 def counting(log: Path) -> None:
     """For ``before``: write down the address of every stage that is really computed."""
     from paribus.study import (
+        abilities,
         answers,
         corpora,
         downstream,
@@ -234,6 +235,7 @@ def counting(log: Path) -> None:
         overlap,
         probing,
         stages,
+        stimuli,
         talks,
         texts,
     )
@@ -241,7 +243,10 @@ def counting(log: Path) -> None:
 
     kinds = {
         kind
-        for module in (corpora, texts, stages, evaluate, probing, naming, talks, downstream, answers, overlap)
+        for module in (
+            *(corpora, texts, stages, evaluate, probing, naming),
+            *(talks, downstream, answers, overlap, stimuli, abilities),
+        )
         for kind in vars(module).values()
         if isinstance(kind, type) and issubclass(kind, Stage) and "compute" in vars(kind)
     }

@@ -86,6 +86,32 @@ def test_no_difference_is_claimed_where_there_is_none():
     assert claimed <= 6  # 2 are expected; more than 6 have a chance of 0.3%
 
 
+def test_a_leader_is_tested_against_all_it_could_have_been():
+    """Of 30 maps of six equal encoders, hardly one says that some can be told from the leader."""
+    told = 0
+    for seed in range(30):
+        asked = {
+            name: _asked({f"task {k}": 0.5 for k in range(5)}, 1000 * seed + place)
+            for place, name in enumerate("abcdef")
+        }
+        told += any(len(row.tied) < 5 for row in ability_map(asked, Sides(), 0.03, seed).rows)
+    assert told <= 6  # 1.5 are expected; more than 6 have a chance of 0.1%
+
+
+def test_what_nobody_can_do_is_not_the_same_for_certain():
+    few = np.zeros(56, bool)
+    asked = {}
+    for name in "ab":
+        tally = accuracy(few)
+        ability = Ability(
+            task="x", metric="accuracy", value=0.0, low=0.0, high=0.0,
+            n=56, unit="words", chance=0.0, kind="ratio",
+        )  # fmt: skip
+        asked[name] = Asked([ability], {"x": tally})
+    row = ability_map(asked, Sides("one", "two", {"a": "one", "b": "two"}), 0.03, 0).rows[0]
+    assert row.verdict == "no difference can be claimed" and row.p_same == 1.0
+
+
 def test_sameness_needs_its_own_proof():
     right = np.random.default_rng(0).random(N) < 0.5
     same = {"a": _asked({"x": 0}, 0, {"x": right}), "b": _asked({"x": 0}, 0, {"x": right})}

@@ -124,7 +124,7 @@ def test_what_one_setting_of_the_real_study_moves():
 
     before = addresses()
     everything = kinds(before)
-    data = {"corpus", "words", "questions", "captions", "asking"}
+    data = {"corpus", "words", "questions", "captions", "asking", "stimuli"}
     assert kinds(before & addresses(precision="fp32")) == data | {"untrained", "histogram"}
     assert kinds(before - addresses(vlm__eyes__layer=-1)) == {"align", "instruct", "answer"}
     assert kinds(before - addresses(data__source__seed=5)) == everything - {"untrained", "histogram"}

@@ -86,6 +86,8 @@ def test_the_stages_of_a_study(tiny_study):
         "probe": branches,
         "zeroshot": sum(arm.objective.reads_text for arm in study.arms.values()),
         "embedding": branches,
+        "stimuli": 1,
+        "abilities": branches,
         "align": seen,
         "instruct": seen,
         "answer": seen,
@@ -96,7 +98,8 @@ def test_the_stages_of_a_study(tiny_study):
 
 def test_another_seed_costs_all_but_the_data(tiny_study):
     one, two = load_study(tiny_study), load_study(tiny_study, ("seeds=[0, 1]",))
-    shared = dict.fromkeys(("corpus", "words", "questions", "captions", "asking", "histogram", "extract"), 1)
+    names = ("corpus", "words", "questions", "captions", "asking", "histogram", "extract", "stimuli")
+    shared = dict.fromkeys(names, 1)
     for name in set(kinds(one)):
         assert kinds(two).count(name) == 2 * kinds(one).count(name) - shared.get(name, 0)
 
@@ -109,6 +112,7 @@ def test_another_seed_costs_all_but_the_data(tiny_study):
         (["zeroshot"], {"zeroshot"}),
         (["embedding"], {"extract", "embedding"}),
         (["disagreement"], {"extract", "embedding", "compare"}),
+        (["abilities"], {"stimuli", "abilities"}),
         (["vqa"], {"questions", "captions", "asking", "language", "align", "instruct", "answer"}),
     ],
 )

@@ -93,6 +93,7 @@ def difference(a: Tally, b: Tally, *, seed: int, draws: int = 2000) -> Estimate:
     if not len(found):
         raise UserError("A difference of nothing was asked for: no picture counts for this metric.")
     if a.kind in BIASED:
+        value = 2 * value - float(found.mean()) if BIASED[a.kind] else value
         half = 1.959964 * float(found.std(ddof=1))
         return Estimate(value, value - half, value + half, a.units)
     return from_draws(value, found, a.units)

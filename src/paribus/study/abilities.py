@@ -17,7 +17,7 @@ from paribus.probes.metrics import Kind, Tally, estimate
 from paribus.stimuli.scenes import CLASSES
 from paribus.study.corpora import ALL
 from paribus.study.evaluate import labels_of
-from paribus.study.seeing import AnyLooker, Seen, eye_of, look_at_all, window_of
+from paribus.study.seeing import AnyLooker, Seen, anywhere, eye_of, look_at_all, window_of
 from paribus.study.stage import Stage
 from paribus.study.stimuli import Stimuli
 from paribus.study.tasks import (
@@ -85,7 +85,9 @@ class Abilities(Stage[AbilitiesRecord]):
         sums = {outcome.task: outcome.tally.sums.toarray() for outcome in outcomes}
         with whole_file(folder / "sums.safetensors") as path:
             save_file(sums, path)
-        return AbilitiesRecord(about=eye.about, results=[self._ability(outcome) for outcome in outcomes])
+        return AbilitiesRecord(
+            about=anywhere(eye.about), results=[self._ability(outcome) for outcome in outcomes]
+        )
 
     def _ability(self, outcome: Outcome) -> Ability:
         found = estimate(outcome.tally, seed=self.seed)

@@ -20,7 +20,7 @@ from paribus.encoders.eye import Eye, EyeAbout, Sight
 from paribus.errors import UserError
 from paribus.files import whole_file
 from paribus.progress import progress
-from paribus.study.seeing import AnyLooker, eye_of, gathered, prepared_blocks, sights
+from paribus.study.seeing import AnyLooker, anywhere, eye_of, gathered, prepared_blocks, sights
 from paribus.study.stage import CHECKPOINTS, Stage
 from paribus.types import Config, Runtime
 
@@ -178,7 +178,7 @@ class Look(Stage[LookRecord]):
             with whole_file(folder / f"{name}.parquet") as path:
                 pq.write_table(pa.table({"key": list(part.keys), "pixels": digests[name]}), path)
         return LookRecord(
-            about=eye.about,
+            about=anywhere(eye.about),
             pictures={name: len(part) for name, part in dataset.parts.items()},
             readings=readings,
             notes=_leaks(dataset, digests),

@@ -130,6 +130,11 @@ def eye_of(encoder: AnyLooker, runtime: Runtime) -> Eye:
     return open_eye(str(encoder.folder(runtime)))
 
 
+def anywhere(about: EyeAbout) -> EyeAbout:
+    """What an encoder is, without where it lies: a record must not depend on that."""
+    return about.model_copy(update={"where": ""})
+
+
 def window_of(eye: Eye) -> Window:
     """Which part of a square picture an encoder's preparation leaves, seen on a ramp of grey."""
     ramp = np.broadcast_to(np.arange(256, dtype=np.uint8)[None, :, None], (256, 256, 3))
