@@ -9,9 +9,6 @@ from numpy.typing import NDArray
 from paribus.errors import UserError
 from paribus.rng import numpy_rng
 
-SHOTS = (1, 2, 4, 8, 16)
-"""Pictures a class that are usual."""
-
 DRAWS = 5
 
 

@@ -26,7 +26,6 @@ LOOKS: Mapping[Boundary, Style] = {
     "the same": Style(None, 2),
     "no difference can be claimed": Style(None, 0),
 }
-UNSIDED = "no boundary: the encoders have no two sides"
 
 
 @dataclass(frozen=True)

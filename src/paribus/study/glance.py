@@ -9,15 +9,13 @@ from jaxtyping import Float32, Int, UInt8
 from pydantic import Field
 from safetensors.numpy import load_file, save_file
 
-from paribus.data.folder import Folder, key_of
 from paribus.data.symbols import symbol_grid
 from paribus.encoders.eye import Eye, EyeAbout
 from paribus.encoders.eyes import open_eye
-from paribus.errors import UserError
 from paribus.files import whole_file
 from paribus.rng import numpy_rng
 from paribus.study.pictures import Pictures
-from paribus.study.seeing import found_encoder, prepared_blocks, watched
+from paribus.study.seeing import check_vectors, found_encoder, prepared_blocks, watched
 from paribus.study.stage import Stage
 from paribus.types import Config, Runtime
 
@@ -69,7 +67,7 @@ class Glance(Stage[GlanceRecord]):
         features[sampled] = vectors
         if len(rest):
             features[rest] = others
-        _check(features, self.weights, images)
+        check_vectors(features, self.weights, images.keys)
         changed = read(lambda row: cut_and_flipped(images.image(row), row), sampled)
         again = see(changed, len(sampled)).vectors
         grid = symbol_grid()
@@ -130,15 +128,3 @@ def cut_and_flipped(image: Image, row: int) -> Image:
     )
     window = image[top : top + height, left : left + width]
     return np.ascontiguousarray(window[:, ::-1] if rng.random() < 0.5 else window)
-
-
-def _check(features: Float32[np.ndarray, "N D"], name: str, images: Folder) -> None:
-    wrong = np.flatnonzero(~np.isfinite(features).all(axis=1))
-    if len(wrong):
-        first = key_of(images.paths[int(wrong[0])])
-        raise UserError(
-            f"{name} sees what is not finite in {len(wrong):,} of {len(features):,} pictures, the first "
-            f"{first}: its weights are damaged, or the precision is too low."
-        )
-    if float(features.std(axis=0).max()) <= 1e-6 * float(np.abs(features).max()):
-        raise UserError(f"{name} sees the same in all {len(features):,} pictures: it has collapsed.")

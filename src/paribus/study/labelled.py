@@ -20,7 +20,7 @@ from paribus.encoders.eye import Eye, EyeAbout, Sight
 from paribus.errors import UserError
 from paribus.files import whole_file
 from paribus.progress import progress
-from paribus.study.seeing import AnyLooker, anywhere, eye_of, gathered, prepared_blocks, sights
+from paribus.study.seeing import AnyLooker, anywhere, check_vectors, eye_of, gathered, prepared_blocks, sights
 from paribus.study.stage import CHECKPOINTS, Stage
 from paribus.types import Config, Runtime
 
@@ -171,7 +171,7 @@ class Look(Stage[LookRecord]):
         readings: list[str] = []
         for name, part in dataset.parts.items():
             seen, digests[name] = self._seen(name, part, eye, folder / CHECKPOINTS, runtime)
-            _check(seen, eye.about.model, part)
+            check_vectors(seen[CLASS], eye.about.model, part.keys)
             readings = list(seen)
             with whole_file(folder / f"{name}.safetensors") as path:
                 save_file({**seen, "labels": part.labels}, path)
@@ -248,23 +248,6 @@ def _pooled(found: Iterator[Sight]) -> Iterator[Sight]:
     for sight in found:
         mean = None if sight.patches is None else sight.patches.mean(dim=1, keepdim=True)
         yield sight._replace(patches=mean)
-
-
-def _check(seen: dict[str, np.ndarray], model: str, part: Part) -> None:
-    """See that features are numbers, and differ.
-
-    Raises:
-        UserError: they are not, or do not.
-    """
-    vectors = seen[CLASS]
-    wrong = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-    if len(wrong):
-        raise UserError(
-            f"{model} sees what is not finite in {len(wrong):,} of {len(vectors):,} pictures, the first "
-            f"{part.keys[int(wrong[0])]}: its weights are damaged, or the precision is too low."
-        )
-    if len(vectors) > 1 and float(vectors.std(axis=0).max()) <= 1e-6 * float(np.abs(vectors).max()):
-        raise UserError(f"{model} sees the same in all {len(vectors):,} pictures: it has collapsed.")
 
 
 def _leaks(dataset: Dataset, digests: dict[SplitName, list[str]]) -> list[str]:

@@ -1,6 +1,6 @@
 """How any encoder looks at pictures, block by block, and which stages stand for an encoder."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256 as hashed
 from pathlib import Path
@@ -18,6 +18,7 @@ from paribus.encoders.eyes import open_eye
 from paribus.encoders.folders import read_files
 from paribus.encoders.hub import fetched
 from paribus.encoders.published import PUBLISHED
+from paribus.errors import UserError
 from paribus.files import sha256
 from paribus.probes.dense import Window
 from paribus.probes.histogram import WIDTH, colour_histogram
@@ -152,6 +153,22 @@ class Seen(NamedTuple):
     vectors: Float32[np.ndarray, "N D"]
     layers: list[Float32[np.ndarray, "N _"]]
     patches: Float32[np.ndarray, "N P E"] | None
+
+
+def check_vectors(vectors: Float32[np.ndarray, "N D"], name: str, keys: Sequence[str]) -> None:
+    """See that what an encoder sees is numbers, and differs.
+
+    Raises:
+        UserError: it is not, or does not.
+    """
+    wrong = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(wrong):
+        raise UserError(
+            f"{name} sees what is not finite in {len(wrong):,} of {len(vectors):,} pictures, the first "
+            f"{keys[int(wrong[0])]}: its weights are damaged, or the precision is too low."
+        )
+    if len(vectors) > 1 and float(vectors.std(axis=0).max()) <= 1e-6 * float(np.abs(vectors).max()):
+        raise UserError(f"{name} sees the same in all {len(vectors):,} pictures: it has collapsed.")
 
 
 def prepared_blocks(

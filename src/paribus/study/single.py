@@ -123,7 +123,7 @@ def both(
     seed: int = 0,
     device: str = "cpu",
 ) -> Both:
-    """``single`` of two encoders on the same pictures."""
+    """Accuracy of one of ``READERS`` of two encoders on the same test pictures, and the difference."""
     one, two = (_right(how, features, split, seed, device) for features in (a, b))
     step = stats.bootstrap_difference(one.astype(np.float64), two.astype(np.float64), seed=seed)
     return Both(_told(one, split), _told(two, split), step, stats.mcnemar(one, two))

@@ -5,11 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from paribus.data.tables import Row, rows
+from paribus.datasets.table import FILES
 from paribus.errors import UserError
-
-FILES = ("file", "path", "filename", "file_name", "image", "name", "key")
-"""What the column of the pictures' names may be called; the first that is there is taken."""
-
 
 Told = dict[str, tuple[str, ...]]
 """Column -> a text for each picture, empty where nothing is said."""
