@@ -78,6 +78,7 @@
         method: "POST",
         headers: { "Content-Type": "application/json" },
         body: JSON.stringify({ place: at, label: name, seconds }),
+        signal: AbortSignal.timeout(30000), // a server that hangs is told like one that is gone
       });
       if (!answer.ok) throw new Error(await answer.text());
     } catch {
