@@ -22,7 +22,6 @@ from paribus.cli_named import (
     Workers,
     apart,
     called,
-    encoder_folder,
     encoder_stage,
 )
 from paribus.cli_options import make_runtime
@@ -30,9 +29,10 @@ from paribus.errors import UserError
 
 if TYPE_CHECKING:  # these need torch, and `paribus --help` must not wait for it
     from paribus.study.abilities import Abilities
-    from paribus.study.judging import Judge, JudgeRecord, SetScores
+    from paribus.study.judging import Judge
     from paribus.study.labelled import DatasetConfig, Look
     from paribus.study.mapping import Sides
+    from paribus.study.outcomes import JudgeRecord, SetScores
     from paribus.types import Runtime
 
 DatasetName = Annotated[
@@ -163,14 +163,14 @@ def zeroshot(
     workers: Workers = 2,
 ) -> None:
     """Print how often an encoder's own text tower names a test picture's class; nothing is learnt."""
-    from paribus.study.captioned import name_classes, templates_of
+    from paribus.study.captioned import Prompted, read_names
 
     config = _config(dataset, any_count, label, file, split, images)
     runtime = make_runtime(cache=cache, device=device, workers=workers)
     look = _look(encoder, config, precision, root, runtime)
-    folder = encoder_folder(encoder, root, runtime)
-    found = name_classes(look, folder, templates_of(template or []), names, runtime)
-    _say(f"zero-shot of {called(encoder)} on {found.name}", found, len(look.dataset.run(runtime).classes))
+    called_by: tuple[str, ...] = () if names is None else read_names(names)
+    record = Prompted(look=look, templates=tuple(template or ()), names=called_by).run(runtime)
+    _said("zero-shot", encoder, record)
 
 
 def retrieve(
@@ -191,18 +191,20 @@ def retrieve(
 ) -> None:
     """Print how often a picture finds its caption, and a caption its picture (Recall@1, 5, 10)."""
     from paribus.report.tables import interval
-    from paribus.study.captioned import recalls
+    from paribus.study.captioned import WAYS, Retrieved
 
     runtime = make_runtime(cache=cache, device=device, workers=workers)
     config = _config(f"captions:{table}", False, caption, file, None, images)
     look = _look(encoder, config, precision, root, runtime)
-    told, found = recalls(look, encoder_folder(encoder, root, runtime), runtime)
-    print(f"retrieval by {called(encoder)}: {len(told.files):,} pictures, {len(told.texts):,} captions")
-    for way, rows in found._asdict().items():
+    found = Retrieved(look=look).run(runtime)
+    print(f"retrieval by {called(encoder)}: {found.pictures:,} pictures, {found.captions:,} captions")
+    for way in WAYS:
         each = ", ".join(
-            f"Recall@{k} {interval(row.value, row.low, row.high, True)}" for k, row in rows.items()
+            f"Recall@{row.k} {interval(row.value, row.low, row.high, True)}"
+            for row in found.recalls
+            if row.way == way
         )
-        print(f"  {way.replace('_', ' ')}: {each}")
+        print(f"  {way}: {each}")
 
 
 def map_abilities(
@@ -262,16 +264,14 @@ def _config(
 def _look(
     encoder: str, config: "DatasetConfig", precision: Precision, root: Path, runtime: "Runtime"
 ) -> "Look":
-    """What an encoder sees in a dataset, looked at now if it has not been."""
+    """What is to look at a dataset, which is listed now."""
     from paribus.study.labelled import Look, labelled_of
 
     if config.place().is_dir():
         apart(config.place(), runtime.cache)
     config.open()  # says what is missing
     dataset = labelled_of(config)
-    look = Look(encoder=encoder_stage(encoder, root, runtime), dataset=dataset, precision=precision.value)
-    look.run(runtime)
-    return look
+    return Look(encoder=encoder_stage(encoder, root, runtime), dataset=dataset, precision=precision.value)
 
 
 def _judge(
@@ -302,7 +302,8 @@ def _judge(
 
 def _said(title: str, encoder: str, record: "JudgeRecord") -> None:
     for place, one in enumerate(record.sets):
-        more = f", learnt from {record.learnt:,}" if place == 0 else f", shifted from {record.sets[0].name}"
+        learnt = f", learnt from {record.learnt:,}" if record.learnt else ""
+        more = learnt if place == 0 else f", shifted from {record.sets[0].name}"
         _say(f"{title} of {called(encoder)} on {one.name}", one, record.classes, more)
     for note in record.notes:
         print(f"  {note}")
@@ -324,7 +325,7 @@ def _say(title: str, found: "SetScores", classes: int, more: str = "") -> None:
 def _beside(judges: "list[Judge]", names: tuple[str, str], margin: float, runtime: "Runtime") -> None:
     from paribus.report.boundary import p_text
     from paribus.report.tables import interval
-    from paribus.study.judging import beside
+    from paribus.study.outcomes import beside
 
     one, two = (judge.answered(runtime) for judge in judges)
     for name in one:
@@ -352,6 +353,7 @@ def _few(
     from paribus.study.judging import few
 
     look = _look(encoder, config, precision, root, runtime)
+    look.run(runtime)
     about = look.dataset.run(runtime)
     print(f"few-shot of {called(encoder)} on {about.name}: nearest class mean, {len(about.classes)} classes")
     for k, found in few(look, shots, 0, runtime).items():

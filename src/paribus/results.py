@@ -20,6 +20,7 @@ Section = Literal[
     "probe",
     "knn",
     "zeroshot",
+    "retrieval",
     "abilities",
     "neighbours",
     "factors",

@@ -42,6 +42,15 @@ class Words(NamedTuple):
         return vectors if self.projection is None else vectors @ self.projection.T
 
 
+def reads_words(folder: Path) -> bool:
+    """Whether a folder of transformers' holds a text tower that is known."""
+    try:
+        known = recognised(folder) == "transformers"
+        return known and read_json(folder / "config.json").get("model_type") in READINGS
+    except UserError:
+        return False
+
+
 def read_words(folder: Path, texts: Sequence[str]) -> Words:
     """Texts as a folder's own text tower reads them.
 

@@ -16,6 +16,7 @@ SECTIONS: Mapping[str, str] = {
     "probe": "Linear probes",
     "knn": "Nearest-neighbour classification",
     "zeroshot": "Zero-shot classification",
+    "retrieval": "Retrieval of pictures and captions",
     "abilities": "What each encoder can be used for",
     "neighbours": "What nearest neighbours share",
     "factors": "Which factor the similarity follows",
@@ -280,7 +281,7 @@ def summary(results: Results) -> str:
     lines = [_cut(f"{results.study}   level {results.level}, seeds {seeds}{marked}", WIDTH)]
     blocks = [
         _main_rows(pivot)
-        for section in ("probe", "knn", "zeroshot", "neighbours", "vqa")
+        for section in ("probe", "knn", "zeroshot", "retrieval", "neighbours", "vqa")
         for pivot in pivots(results, section)
     ]
     for group in _groups([block for block in blocks if block.rows], columns(results)):

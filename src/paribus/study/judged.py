@@ -1,27 +1,65 @@
-"""What a study's encoders know of labelled datasets, as measures and paired differences."""
+"""What a study's encoders know of labelled and captioned datasets, as measures and paired differences."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from paribus import stats
+from paribus.probes.retrieval import RANKS
 from paribus.results import Difference, Measure, Section
+from paribus.study.captioned import Prompted, Retrieved, words_of
 from paribus.study.claims import PROBE
-from paribus.study.judging import How, Judge, beside
+from paribus.study.judging import How, Judge
+from paribus.study.labelled import Look, Photographs, labelled_of
+from paribus.study.outcomes import Asked, beside
+from paribus.study.seeing import AnyLooker
 from paribus.types import Runtime
 
-SECTIONS: dict[How, tuple[Section, str]] = {"linear": ("probe", PROBE), "knn": ("knn", "kNN accuracy")}
+LEARNT: dict[How, tuple[Section, str]] = {"linear": ("probe", PROBE), "knn": ("knn", "kNN accuracy")}
 """How labels are read -> the section, and what accuracy is called in it."""
+PROMPTED: tuple[Section, str] = ("zeroshot", "zero-shot accuracy")
+RETRIEVED: Section = "retrieval"
 
 
 class Judged(NamedTuple):
-    """One encoder under one seed, and how it is judged on one dataset."""
+    """One encoder under one seed, how it is asked of one dataset, and where the figures stand."""
 
     arm: str
     seed: int
     dataset: str
-    judge: Judge
+    stage: Asked | Retrieved
+    section: Section
+    metric: str
+
+
+def judged_of(
+    arm: str,
+    encoder: AnyLooker,
+    seed: int,
+    datasets: Mapping[str, Photographs],
+    precision: Literal["bf16", "fp32"],
+) -> tuple[Judged, ...]:
+    """All ways in which an encoder is asked of every dataset: with words, only one that has a text tower."""
+    found: list[Judged] = []
+    reads = bool(datasets) and words_of(encoder)
+    for title, dataset in datasets.items():
+        look, *shifted = (
+            Look(encoder=encoder, dataset=labelled_of(each), precision=precision) for each in dataset.all()
+        )
+        ways = list[tuple[Asked | Retrieved, Section, str]]()
+        if not dataset.captioned:
+            ways += [
+                (Judge(look=look, shifted=tuple(shifted), how=how, seed=seed), *named)
+                for how, named in LEARNT.items()
+            ]
+            if reads:
+                asked = Prompted(look=look, templates=dataset.templates, names=dataset.names, seed=seed)
+                ways.append((asked, *PROMPTED))
+        elif reads:
+            ways.append((Retrieved(look=look, seed=seed), RETRIEVED, "Recall"))
+        found += [Judged(arm, seed, title, *way) for way in ways]
+    return tuple(found)
 
 
 def measures_of(judged: Sequence[Judged], runtime: Runtime) -> list[Measure]:
@@ -30,13 +68,15 @@ def measures_of(judged: Sequence[Judged], runtime: Runtime) -> list[Measure]:
 
 
 def _measures(one: Judged, runtime: Runtime) -> Iterator[Measure]:
-    section, metric = SECTIONS[one.judge.how]
-    for place, found in enumerate(one.judge.run(runtime).sets):
+    if isinstance(one.stage, Retrieved):
+        yield from _recalls(one, one.stage, runtime)
+        return
+    for place, found in enumerate(one.stage.run(runtime).sets):
         for score in found.scores:
             yield Measure(
-                section=section,
+                section=one.section,
                 task=_task(one.dataset, found.name, place),
-                metric=metric if score.metric == "accuracy" else score.metric,
+                metric=one.metric if score.metric == "accuracy" else score.metric,
                 arm=one.arm,
                 value=score.value,
                 low=score.low,
@@ -48,6 +88,23 @@ def _measures(one: Judged, runtime: Runtime) -> Iterator[Measure]:
             )
 
 
+def _recalls(one: Judged, stage: Retrieved, runtime: Runtime) -> Iterator[Measure]:
+    record = stage.run(runtime)
+    for each in record.recalls:
+        yield Measure(
+            section=one.section,
+            task=f"{one.dataset}, {each.way}",
+            metric=f"{one.metric}@{each.k}",
+            arm=one.arm,
+            value=each.value,
+            low=each.low,
+            high=each.high,
+            n=record.pictures,
+            unit="pictures",
+            seed=one.seed,
+        )
+
+
 def _task(dataset: str, name: str, place: int) -> str:
     return dataset if place == 0 else f"{dataset}, shifted to {name}"
 
@@ -56,37 +113,72 @@ def differences_of(
     judged: Sequence[Judged], pairs: Sequence[tuple[str, str]], margin: float, runtime: Runtime
 ) -> list[Difference]:
     """Of every two arms, each metric's paired difference; McNemar's test, corrected over a section."""
-    by_name = {(one.arm, one.seed, one.dataset, one.judge.how): one for one in judged}
+    by_name = {(one.arm, one.seed, one.dataset, one.section): one for one in judged}
     out: list[Difference] = []
-    for arm, seed, dataset, how in by_name:
+    for arm, seed, dataset, section in by_name:
         for one, other in pairs:
-            if arm == one and (other, seed, dataset, how) in by_name:
-                a, b = by_name[arm, seed, dataset, how], by_name[other, seed, dataset, how]
+            if arm == one and (other, seed, dataset, section) in by_name:
+                a, b = by_name[arm, seed, dataset, section], by_name[other, seed, dataset, section]
                 out += _differences(a, b, margin, runtime)
     return _corrected(out)
 
 
 def _differences(a: Judged, b: Judged, margin: float, runtime: Runtime) -> Iterator[Difference]:
-    section, metric = SECTIONS[a.judge.how]
-    one, two = a.judge.answered(runtime), b.judge.answered(runtime)
-    for place, name in enumerate(one):
-        found = beside(one[name], two[name], margin, a.seed)
+    if isinstance(a.stage, Retrieved) and isinstance(b.stage, Retrieved):
+        yield from _recall_differences(a, a.stage, b, b.stage, runtime)
+    elif isinstance(a.stage, Asked) and isinstance(b.stage, Asked):
+        yield from _score_differences(a, a.stage, b, b.stage, margin, runtime)
+
+
+def _score_differences(
+    a: Judged, one: Asked, b: Judged, other: Asked, margin: float, runtime: Runtime
+) -> Iterator[Difference]:
+    answered, others = one.answered(runtime), other.answered(runtime)
+    for place, name in enumerate(answered):
+        found = beside(answered[name], others[name], margin, a.seed)
         for each, step in found.steps.items():
             main = each == "accuracy"
             yield Difference(
-                section=section,
+                section=a.section,
                 task=_task(a.dataset, name, place),
-                metric=metric if main else each,
+                metric=a.metric if main else each,
                 arm=a.arm,
                 other=b.arm,
                 value=step.value,
                 low=step.low,
                 high=step.high,
-                n=len(one[name].keys),
+                n=len(answered[name].keys),
                 unit="pictures",
                 seed=a.seed,
                 p=found.p if main else None,
                 p_same=found.p_same if main else None,
+            )
+
+
+def _recall_differences(
+    a: Judged, one: Retrieved, b: Judged, other: Retrieved, runtime: Runtime
+) -> Iterator[Difference]:
+    mine, others = one.outcomes(runtime), other.outcomes(runtime)
+    for way, outcome in mine.items():
+        for place, k in enumerate(RANKS):
+            step = stats.bootstrap_difference(
+                outcome.found[:, place].astype(np.float64),
+                others[way].found[:, place].astype(np.float64),
+                clusters=outcome.picture,
+                seed=a.seed,
+            )
+            yield Difference(
+                section=a.section,
+                task=f"{a.dataset}, {way}",
+                metric=f"{a.metric}@{k}",
+                arm=a.arm,
+                other=b.arm,
+                value=step.value,
+                low=step.low,
+                high=step.high,
+                n=step.n,
+                unit="pictures",
+                seed=a.seed,
             )
 
 

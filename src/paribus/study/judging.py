@@ -11,35 +11,23 @@ from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Bool, Float, Int64
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from paribus import stats
 from paribus.errors import UserError
-from paribus.files import whole_file
 from paribus.probes.as_published import DEFECTS, fit_as_published
 from paribus.probes.fewshot import few_shot
 from paribus.probes.heads import Affine
 from paribus.probes.knn import NEIGHBOURS, TEMPERATURE, knn_predict
 from paribus.probes.linear import GRID, fit_choices
 from paribus.probes.logistic import fit_logistic
-from paribus.probes.metrics import (
-    Tally,
-    accuracy,
-    balanced_accuracy,
-    calibration_error,
-    difference,
-    estimate,
-    macro_f1,
-)
-from paribus.results import Interval
 from paribus.stats import Estimate
 from paribus.study.labelled import CLASS, LabelledRecord, Look, Looked
-from paribus.study.stage import AnyStage, Stage
-from paribus.types import Config, Runtime
+from paribus.study.outcomes import Answered, Asked, JudgeRecord, keep_answers, scores_of
+from paribus.study.stage import AnyStage
+from paribus.types import Runtime
 
 BORDER = ("what was chosen lies on the border of what was tried: better may lie beyond",)
 
@@ -182,55 +170,7 @@ HOW: dict[How, Callable[[Lesson], Reader]] = {
 }
 
 
-class Score(Config):
-    """One metric on one set."""
-
-    metric: str
-    value: float
-    low: float
-    high: float
-
-
-class SetScores(Config):
-    """What is said of one set: the dataset's own test part, or one that it is shifted to."""
-
-    name: str
-    pictures: int
-    chance: float = Field(description="what always the most frequent class of train gives")
-    scores: list[Score]
-
-
-class JudgeRecord(Config):
-    """How labels could be read off."""
-
-    sets: list[SetScores]
-    learnt: int
-    classes: int
-    notes: list[str]
-
-
-class Answered(NamedTuple):
-    """Each picture of one set."""
-
-    keys: list[str]
-    truth: Int64[np.ndarray, " N"]
-    answers: Int64[np.ndarray, " N"]
-    confidence: Float[np.ndarray, " N"] | None
-
-    def tallies(self) -> dict[str, Tally]:
-        """Every metric that can be computed of them."""
-        right = self.answers == self.truth
-        found = {
-            "accuracy": accuracy(right),
-            "balanced accuracy": balanced_accuracy(self.answers, self.truth),
-            "macro-F1": macro_f1(self.answers, self.truth),
-        }
-        if self.confidence is not None:
-            found["calibration error"] = calibration_error(self.confidence, right)
-        return found
-
-
-class Judge(Stage[JudgeRecord]):
+class Judge(Asked):
     """Labels read off what one encoder saw of a dataset."""
 
     name: ClassVar[str] = "judge"
@@ -238,7 +178,12 @@ class Judge(Stage[JudgeRecord]):
     look: Look
     shifted: tuple[Look, ...] = Field((), description="the same encoder on sets that are only tested on")
     how: How = "linear"
-    seed: int = 0
+
+    @model_validator(mode="after")
+    def _told_of_all(self) -> "Judge":
+        if self.shifted and self.how == "as-published":
+            raise UserError("The published recipe reports its own test part alone: leave --shift out.")
+        return self
 
     def inputs(self) -> Iterator[AnyStage]:
         """What was seen of the dataset, and of what it is shifted to."""
@@ -251,8 +196,6 @@ class Judge(Stage[JudgeRecord]):
         Raises:
             UserError: the dataset has nothing to learn from, or a shifted set has other classes.
         """
-        if self.shifted and self.how == "as-published":
-            raise UserError("The published recipe reports its own test part alone: leave --shift out.")
         about = self.look.dataset.run(runtime)
         lesson = self._lesson(about, runtime)
         reader = HOW[self.how](lesson)
@@ -267,9 +210,8 @@ class Judge(Stage[JudgeRecord]):
             told = reader.tell(seen)
             answered = Answered(seen.keys, truth, told.answers, told.confidence)
             sets.append(scores_of(name, answered, float(np.mean(truth == frequent)), self.seed))
-            rows.append(_table(name, answered))
-        with whole_file(folder / "answers.parquet") as path:
-            pq.write_table(pa.concat_tables(rows), path)
+            rows.append((name, answered))
+        keep_answers(rows, folder)
         return JudgeRecord(sets=sets, learnt=reader.learnt, classes=len(about.classes), notes=notes)
 
     def _names(self, runtime: Runtime) -> list[str]:
@@ -340,47 +282,6 @@ class Judge(Stage[JudgeRecord]):
             )
         return seen, np.array([about.classes.index(name) for name in other.classes])[seen.labels]
 
-    def answered(self, runtime: Runtime) -> dict[str, Answered]:
-        """Every set's outcomes, picture by picture."""
-        table = pq.read_table(self.folder(runtime) / "answers.parquet")
-        names = table["set"].to_pylist()
-        found = {}
-        for name in dict.fromkeys(names):
-            rows = table.filter(pa.array([each == name for each in names]))
-            confidence = rows["confidence"].to_numpy()
-            found[name] = Answered(
-                rows["key"].to_pylist(),
-                rows["truth"].to_numpy().astype(np.int64),
-                rows["answer"].to_numpy().astype(np.int64),
-                None if np.isnan(confidence).any() else confidence,
-            )
-        return found
-
-
-def scores_of(name: str, answered: Answered, chance: float, seed: int) -> SetScores:
-    """Every metric of one set with its interval."""
-    scores = []
-    for metric, tally in answered.tallies().items():
-        # Pictures are independent here, and Wilson's interval has a width at 0 and 100% too.
-        right = answered.answers == answered.truth
-        found = stats.proportion(right) if metric == "accuracy" else estimate(tally, seed=seed)
-        scores.append(Score(metric=metric, value=found.value, low=found.low, high=found.high))
-    return SetScores(name=name, pictures=len(answered.keys), chance=chance, scores=scores)
-
-
-def _table(name: str, answered: Answered) -> pa.Table:
-    confidence = answered.confidence
-    unknown = np.full(len(answered.keys), np.nan)
-    return pa.table(
-        {
-            "set": [name] * len(answered.keys),
-            "key": answered.keys,
-            "truth": answered.truth,
-            "answer": answered.answers,
-            "confidence": unknown if confidence is None else confidence,
-        }
-    )
-
 
 def few(look: Look, shots: list[int], seed: int, runtime: Runtime) -> dict[int, Estimate]:
     """Accuracy of the nearest class mean from a few training pictures a class.
@@ -409,37 +310,3 @@ def few(look: Look, shots: list[int], seed: int, runtime: Runtime) -> dict[int, 
         value, low, high, n = stats.crossed_difference(right.astype(np.float64), nothing, seed=seed).estimate
         found[k] = Estimate(value, max(0.0, low), min(1.0, high), n)
     return found
-
-
-class Beside(NamedTuple):
-    """Two encoders on the same test pictures: each metric's difference, and two tests of accuracy."""
-
-    steps: dict[str, Interval]
-    p: float
-    """McNemar's, that both are right equally often."""
-    p_same: float
-    """TOST's, that their accuracy differs by the margin or more."""
-
-    def verdict(self, margin: float) -> str:
-        """In words."""
-        if self.p < 0.05:
-            return "a difference in accuracy is certain"
-        if self.p_same < 0.05:
-            return f"accuracy is the same within {100 * margin:g} points"
-        return "no difference in accuracy can be claimed, and no sameness"
-
-
-def beside(a: Answered, b: Answered, margin: float, seed: int) -> Beside:
-    """What differs between two encoders that were asked of the same pictures."""
-    if a.keys != b.keys:
-        raise RuntimeError("two encoders were asked of different pictures")
-    one, two = a.tallies(), b.tallies()
-    steps = {}
-    for metric in one:
-        if metric in two:
-            found = difference(one[metric], two[metric], seed=seed)
-            steps[metric] = Interval(value=found.value, low=found.low, high=found.high)
-    right, other = a.answers == a.truth, b.answers == b.truth
-    if np.array_equal(right, other):  # then as many could differ as three hundred per cent over their number
-        return Beside(steps, 1.0, float(margin < 3 / len(right)))
-    return Beside(steps, stats.mcnemar(right, other), stats.tost(right, other, margin))

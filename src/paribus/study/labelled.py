@@ -61,11 +61,20 @@ class Photographs(DatasetConfig):
     """A dataset that a study reads its encoders on, and sets that it is shifted to."""
 
     shifted: tuple[DatasetConfig, ...] = ()
+    templates: tuple[str, ...] = Field(
+        (), description="how a class is worded for zero-shot, {} is its name; or plain, or seven"
+    )
+    names: tuple[str, ...] = Field((), description="what classes are called in words, in order")
 
     def all(self) -> tuple[DatasetConfig, ...]:
         """The dataset, then its shifts."""
-        own = DatasetConfig(**self.model_dump(exclude={"shifted"}))
+        own = DatasetConfig(**{name: getattr(self, name) for name in DatasetConfig.model_fields})
         return (own, *self.shifted)
+
+    @property
+    def captioned(self) -> bool:
+        """Whether captions are told of its pictures, in place of classes."""
+        return self.at.startswith("captions:")
 
 
 class LabelledRecord(Config):

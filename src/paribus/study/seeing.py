@@ -88,6 +88,17 @@ def folder_of(name: str, root: Path) -> Path:
     return root / name if name in PUBLISHED else fetched(name)
 
 
+def weights_of(encoder: Found | PublishedEncoder) -> Path:
+    """Where an encoder from elsewhere lies.
+
+    Raises:
+        UserError: there is none.
+    """
+    if isinstance(encoder, Found):
+        return folder_of(encoder.weights, Path(encoder.root))
+    return Path(encoder.weights).expanduser()
+
+
 class ColourEye:
     """The colour histogram as an encoder: it sees which colours there are and nothing else."""
 

@@ -25,9 +25,8 @@ from paribus.study.control import (
 from paribus.study.corpora import Corpus, Shards, corpus_of
 from paribus.study.downstream import Instruct
 from paribus.study.evaluate import Compare, Embedding, Extract, Histogram
-from paribus.study.judged import SECTIONS, Judged
-from paribus.study.judging import Judge
-from paribus.study.labelled import Look, Photographs, labelled_of
+from paribus.study.judged import Judged, judged_of
+from paribus.study.labelled import Photographs
 from paribus.study.naming import ZeroShot
 from paribus.study.probing import Probe
 from paribus.study.reading import read_content
@@ -78,7 +77,7 @@ class Branch(NamedTuple):
     def ends(self) -> list[AnyStage]:
         """All of them."""
         single = (self.probe, self.naming, self.embedding, self.abilities)
-        judges = (one.judge for one in self.judged)
+        judges = (one.stage for one in self.judged)
         return [*(stage for stage in single if stage is not None), *self.answers, *judges]
 
 
@@ -251,17 +250,7 @@ class Study(Config):
         return Branch(name, seed, probe, naming, embedding, answers, abilities, judged)
 
     def _judged(self, name: str, encoder: AnyLooker, seed: int) -> tuple[Judged, ...]:
-        """How an encoder is read on every dataset."""
-        found = []
-        for title, dataset in self.datasets.items():
-            look, *shifted = (
-                Look(encoder=encoder, dataset=labelled_of(each), precision=self.control.precision)
-                for each in dataset.all()
-            )
-            for how in SECTIONS:
-                judge = Judge(look=look, shifted=tuple(shifted), how=how, seed=seed)
-                found.append(Judged(name, seed, title, judge))
-        return tuple(found)
+        return judged_of(name, encoder, seed, self.datasets, self.control.precision)
 
     def abilities(self, encoder: AnyLooker, seed: int) -> Abilities:
         """An encoder put through the built-in tasks."""
