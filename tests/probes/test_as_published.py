@@ -61,7 +61,7 @@ def test_it_selects_on_the_test_set():
         raw = data.head("quick", "0.0001", "0.0")(test).argmax(1).numpy()
     bent = fit_as_published(x, y, test_x, raw, 10, 0, recipe=recipe)
     assert bent.chosen.lr == 1e-4
-    assert bent.chosen.accuracy == max(setting.accuracy for setting in bent.tried)
+    assert bent.chosen.score == max(setting.score for setting in bent.tried)
     assert fair.accuracy == max(fair.by_epoch) == fair.by_epoch[fair.epoch - 1]
     assert fair.accuracy > 0.6
 
@@ -111,7 +111,7 @@ def test_quick_training_is_a_plain_loop():
             optimizer.step()
             seen += len(batch_y)
         assert seen == 1200
-    assert abs((head(test).argmax(1).numpy() == test_y).mean() - made.tried[-1].accuracy) < 0.005
+    assert abs((head(test).argmax(1).numpy() == test_y).mean() - made.tried[-1].score) < 0.005
 
 
 def test_initial_weights_are_kaiming_fan_out():

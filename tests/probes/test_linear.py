@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from paribus.errors import UserError
 from paribus.probes import heads as stack
 from paribus.probes import linear
-from paribus.probes.heads import train_heads
+from paribus.probes.heads import Heads, accuracies, mean_ious, train_heads
 from paribus.probes.linear import Grid, fit_choices, fit_grid, held_out
 
 QUICK = Grid(epochs=2, min_steps=40, batch=64)
@@ -155,7 +155,7 @@ def test_shuffled_labels_give_chance():
     probes = [fit_grid(x, rng.permutation(y), groups, 10, QUICK, 0) for _ in range(20)]
     scores = np.array([(probe.predict(test_x) == test_y).mean() for probe in probes])
     assert abs(scores.mean() - 0.1) < 3 * scores.std() / np.sqrt(20) < 0.03
-    assert max(setting.accuracy for probe in probes for setting in probe.grid) < 0.25
+    assert max(setting.score for probe in probes for setting in probe.grid) < 0.25
 
 
 def test_the_chosen_setting_is_the_best_on_held_out_groups():
@@ -172,8 +172,8 @@ def test_the_chosen_setting_is_the_best_on_held_out_groups():
             z[~held], torch.from_numpy(y[~held]), 10, setting.lr, setting.weight_decay, QUICK, 0
         )
         hits = (head(z[held]).argmax(1).numpy() == y[held]).mean()
-        assert setting.accuracy == pytest.approx(hits, abs=1.5 / held.sum())
-    assert probe.chosen.accuracy == max(setting.accuracy for setting in probe.grid)
+        assert setting.score == pytest.approx(hits, abs=1.5 / held.sum())
+    assert probe.chosen.score == max(setting.score for setting in probe.grid)
 
 
 def test_ties_go_to_the_smaller_rate():
@@ -182,7 +182,7 @@ def test_ties_go_to_the_smaller_rate():
     x += np.random.default_rng(0).normal(size=x.shape).astype(np.float32)
     y = np.repeat(np.arange(2), 50)
     probe = fit_grid(x, y, np.arange(100), 2, QUICK, 0)
-    assert {setting.accuracy for setting in probe.grid} == {1.0}
+    assert {setting.score for setting in probe.grid} == {1.0}
     assert (probe.chosen.lr, probe.chosen.weight_decay) == (min(QUICK.lrs), max(QUICK.weight_decays))
 
 
@@ -235,8 +235,8 @@ def test_groups_matter():
     grid = Grid(epochs=20, lrs=(1e-2,), weight_decays=(0.01,))
     whole = fit_grid(x, y, np.repeat(np.arange(150), 8), 5, grid, 0)
     broken = fit_grid(x, y, np.arange(1200), 5, grid, 0)
-    assert broken.chosen.accuracy > 0.9
-    assert whole.chosen.accuracy < 0.45
+    assert broken.chosen.score > 0.9
+    assert whole.chosen.score < 0.45
 
 
 def test_scale_of_features_does_not_matter():
@@ -331,9 +331,9 @@ def test_the_best_reading_is_chosen_and_all_are_on_record():
     assert [one.choice for one in made.tried] == ["noise"] * 9 + ["upper"] * 9 + ["whole"] * 9
     for name, each in readings().items():
         alone = fit_grid(each, y, groups, 10, QUICK, 0)
-        found = [(one.lr, one.weight_decay, one.accuracy) for one in made.tried if one.choice == name]
-        assert found == [(one.lr, one.weight_decay, one.accuracy) for one in alone.grid]
-    assert made.probe.chosen.accuracy == max(one.accuracy for one in made.tried)
+        found = [(one.lr, one.weight_decay, one.score) for one in made.tried if one.choice == name]
+        assert found == [(one.lr, one.weight_decay, one.score) for one in alone.grid]
+    assert made.probe.chosen.score == max(one.score for one in made.tried)
     assert (made.probe.predict(test_x) == test_y).mean() > 0.9
 
 
@@ -361,14 +361,14 @@ def test_a_split_of_ones_own_is_chosen_on():
     head = reference_head(z[~own], torch.from_numpy(y[~own]), 10, 5e-3, 1.0, QUICK, 0)
     hits = (head(z[own]).argmax(1).numpy() == y[own]).mean()
     (setting,) = [one for one in made.tried if (one.lr, one.weight_decay) == (5e-3, 1.0)]
-    assert setting.accuracy == pytest.approx(hits, abs=1.5 / 200)
+    assert setting.score == pytest.approx(hits, abs=1.5 / 200)
     for none in (np.zeros(len(y), bool), np.ones(len(y), bool)):
         with pytest.raises(UserError, match="validation split has"):
             fit_choices({"x": x}, y, np.zeros(len(y)), 10, QUICK, 0, validation=none)
 
 
-def setting(lr, weight_decay, accuracy=0.5):
-    return linear.Tried(lr=lr, weight_decay=weight_decay, accuracy=accuracy, choice="x")
+def setting(lr, weight_decay, score=0.5):
+    return linear.Tried(lr=lr, weight_decay=weight_decay, score=score, choice="x")
 
 
 @pytest.mark.parametrize(
@@ -429,9 +429,9 @@ def test_a_search_in_bfloat16_chooses_as_well():
     """What it chooses is within noise of the best in float32, and the final training is in float32."""
     exact, rounded = choose(), choose(precision="bfloat16")
     assert rounded.choice == exact.choice
-    scores = {(one.choice, one.lr, one.weight_decay): one.accuracy for one in exact.tried}
+    scores = {(one.choice, one.lr, one.weight_decay): one.score for one in exact.tried}
     chosen = scores[rounded.choice, rounded.probe.chosen.lr, rounded.probe.chosen.weight_decay]
-    assert chosen >= exact.probe.chosen.accuracy - 0.02
+    assert chosen >= exact.probe.chosen.score - 0.02
     (x, y, groups), _ = digits()
     best = Grid(
         **{**QUICK.model_dump(), "lrs": (rounded.probe.chosen.lr,)}
@@ -440,3 +440,33 @@ def test_a_search_in_bfloat16_chooses_as_well():
     again = fit_grid(x, y, groups, 10, best, 0)
     assert rounded.probe.heads.weight.dtype == torch.float32
     torch.testing.assert_close(rounded.probe.heads.weight, again.heads.weight, rtol=0, atol=0)
+
+
+def test_mean_iou_of_each_head_is_that_of_its_answers():
+    from sklearn.metrics import jaccard_score
+
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=(700, 5)).astype(np.float32), rng.integers(0, 4, 700)
+    y[y == 2] = 0  # a class that does not occur is not averaged over, though it may be said
+    heads = Heads(torch.randn(3, 4, 5), torch.randn(3, 4))
+    found = mean_ious(heads, torch.from_numpy(x), torch.from_numpy(y))
+    said = heads.logits(torch.from_numpy(x)).argmax(2).numpy()
+    peer = [jaccard_score(y, each, labels=[0, 1, 3], average="macro") for each in said.T]
+    assert (said == 2).any() and found == pytest.approx(peer, abs=1e-12)
+
+
+def test_what_a_probe_is_told_by_decides():
+    """One class is rare: always the frequent one is right most often, and its mean IoU is poor."""
+    rng = np.random.default_rng(0)
+    y = (rng.random(4000) < 0.06).astype(np.int64)
+    x = (rng.normal(size=(4000, 4)) + 1.2 * y[:, None]).astype(np.float32)
+    grid = Grid(lrs=(1e-2,), weight_decays=(0.0, 30.0), epochs=4, min_steps=200)
+    asked = (x, y, np.arange(4000), 2, grid, 0)
+    by_score = {
+        score: fit_choices({"": asked[0]}, *asked[1:], score=score) for score in (accuracies, mean_ious)
+    }
+    for made in by_score.values():
+        assert made.probe.chosen.score == max(one.score for one in made.tried)
+    tried = {score: [one.score for one in made.tried] for score, made in by_score.items()}
+    assert tried[accuracies] != tried[mean_ious], "they are other numbers of the same heads"
+    assert by_score[mean_ious].probe.chosen.weight_decay == 0.0

@@ -99,11 +99,11 @@ def fit_as_published(
     x, test = _standardised(as_tensor(train_x, torch.device(device)), as_tensor(test_x, torch.device(device)))
     data = _Data(x, torch.from_numpy(train_y).to(device), test, test_y, classes, recipe.batch, seed)
     tried = tuple(
-        Setting(lr=lr, weight_decay=decay, accuracy=_quick(data, lr, decay, recipe))
+        Setting(lr=lr, weight_decay=decay, score=_quick(data, lr, decay, recipe))
         for lr in recipe.lrs
         for decay in recipe.weight_decays
     )
-    chosen = max(tried, key=lambda setting: setting.accuracy)  # the first of the best, as published
+    chosen = max(tried, key=lambda setting: setting.score)  # the first of the best, as published
     return _final(data, chosen, tried, recipe)
 
 

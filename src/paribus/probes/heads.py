@@ -7,7 +7,7 @@ step, so that a head's logits stay in the processor's cache, by torch's fused Ad
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -253,13 +253,41 @@ class StackedAdamW:
         self.parameter.sub_(self.first / denominator * (lr / (1.0 - BETAS[0] ** self.count)))
 
 
+Score = Callable[[Heads, Float[Tensor, "N D"], Int64[Tensor, " N"]], list[float]]
+"""What a setting is chosen by: one number a head, of held-out rows and their classes; more is better."""
+
+
 def accuracies(heads: Heads, x: Float[Tensor, "N D"], y: Int64[Tensor, " N"]) -> list[float]:
     """Share of rows that each head gets right."""
-    rows = max(1, min(2048, TOGETHER * 4 // heads.bias.numel()))
-    parts = zip(torch.split(x, rows), torch.split(y, rows), strict=True)
-    hits = [(heads.logits(a).argmax(2) == b[:, None]).sum(0) for a, b in parts]
+    hits = [(said == true[:, None]).sum(0) for said, true in _answers(heads, x, y)]
     right: Float64[Tensor, " G"] = torch.stack(hits).sum(0).double() / len(x)
     return [float(share) for share in right]
+
+
+def mean_ious(heads: Heads, x: Float[Tensor, "N D"], y: Int64[Tensor, " N"]) -> list[float]:
+    """Each head's intersection over union, averaged over the classes that occur in ``y``."""
+    count, classes = heads.bias.shape
+    place = torch.arange(count, device=y.device) * classes**2
+    cells = torch.zeros(count * classes**2, dtype=torch.int64, device=y.device)
+    for said, true in _answers(heads, x, y):
+        cells += torch.bincount(
+            (place + true[:, None] * classes + said).flatten(), minlength=count * classes**2
+        )
+    table = cells.view(count, classes, classes).double()
+    both = table.diagonal(dim1=1, dim2=2)
+    either = table.sum(1) + table.sum(2) - both
+    occurs = torch.bincount(y, minlength=classes) > 0
+    found: list[float] = (both / either)[:, occurs].mean(1).tolist()
+    return found
+
+
+def _answers(
+    heads: Heads, x: Float[Tensor, "N D"], y: Int64[Tensor, " N"]
+) -> Iterator[tuple[Int64[Tensor, "n G"], Int64[Tensor, " n"]]]:
+    """What each head says of some rows, and their classes, part by part."""
+    rows = max(1, min(2048, TOGETHER * 4 // heads.bias.numel()))
+    for part, true in zip(torch.split(x, rows), torch.split(y, rows), strict=True):
+        yield heads.logits(part).argmax(2), true
 
 
 @contextlib.contextmanager

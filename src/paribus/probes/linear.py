@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
 
 from paribus.errors import UserError
@@ -21,6 +22,7 @@ from paribus.probes.heads import (
     Affine,
     Heads,
     Precision,
+    Score,
     Standard,
     accuracies,
     as_tensor,
@@ -46,7 +48,7 @@ class Setting(Config):
 
     lr: float
     weight_decay: float
-    accuracy: float
+    score: float = Field(description="accuracy, unless something else was to decide")
 
 
 class Tried(Setting):
@@ -130,6 +132,7 @@ def fit_choices(
     device: str = "cpu",
     precision: Precision = "float32",
     axes: Axes = "given",
+    score: Score = accuracies,
 ) -> ChosenProbe:
     """``fit_grid`` over several readings of the same pictures: the best one is chosen like a setting.
 
@@ -148,6 +151,7 @@ def fit_choices(
         precision: of the matrix products of the search; the final training is in the features' own.
         axes: in principal axes AdamW needs far fewer epochs where features are correlated. Weight decay
             means the same in both, for a rotation does not change a length; the probe is rotated back.
+        score: what of the held-out part decides: that which the probe will be told by.
 
     Raises:
         UserError: as ``fit_grid``; there is no reading, or a validation split that is all or nothing.
@@ -159,11 +163,11 @@ def fit_choices(
     tried: list[Tried] = []
     widest = max(x.shape[1] for x in train.values())
     with few_threads(grid.batch * len(grid.lrs) * len(grid.weight_decays) * len(labels) * widest):
-        trainer = _Trainer(y, len(labels), grid, seed, axes)
+        trainer = _Trainer(y, len(labels), grid, seed, axes, score)
         for name, each in train.items():
             x = as_tensor(each, torch.device(device))
             tried += trainer.search(name, x, torch.from_numpy(held).to(device), precision)
-        best = max(tried, key=lambda one: (one.accuracy, -one.lr, one.weight_decay))
+        best = max(tried, key=lambda one: (one.score, -one.lr, one.weight_decay))
         x = as_tensor(train[best.choice], torch.device(device))
         standard, heads, steps = trainer.train(x, y, [(best.lr, best.weight_decay)], "float32")
     record = tuple(_setting(one) for one in tried if one.choice == best.choice)
@@ -172,7 +176,7 @@ def fit_choices(
 
 
 def _setting(tried: Tried) -> Setting:
-    return Setting(lr=tried.lr, weight_decay=tried.weight_decay, accuracy=tried.accuracy)
+    return Setting(lr=tried.lr, weight_decay=tried.weight_decay, score=tried.score)
 
 
 @dataclass(frozen=True)
@@ -184,16 +188,17 @@ class _Trainer:
     grid: Grid
     seed: int
     axes: Axes
+    score: Score
 
     def search(
         self, name: str, x: Float[Tensor, "N D"], held: Bool[Tensor, " N"], precision: Precision
     ) -> list[Tried]:
-        """Every setting's accuracy on the held-out part, after training on the rest."""
+        """Every setting's score on the held-out part, after training on the rest."""
         settings = [(lr, decay) for lr in self.grid.lrs for decay in self.grid.weight_decays]
         standard, heads, _ = self.train(x[~held], self.y[~held], settings, precision)
-        scores = accuracies(heads, standard(x[held]), self.y[held])
+        scores = self.score(heads, standard(x[held]), self.y[held])
         return [
-            Tried(lr=lr, weight_decay=decay, accuracy=score, choice=name)
+            Tried(lr=lr, weight_decay=decay, score=score, choice=name)
             for (lr, decay), score in zip(settings, scores, strict=True)
         ]
 

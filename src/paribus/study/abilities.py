@@ -67,7 +67,7 @@ class Abilities(Stage[AbilitiesRecord]):
     """What a frozen encoder can be used for: recognition, reading, counting, robustness, dense tasks."""
 
     name: ClassVar[str] = "abilities"
-    version: int = 1
+    version: int = 2
     encoder: AnyLooker
     stimuli: Stimuli
     precision: Literal["bf16", "fp32"]

@@ -100,7 +100,7 @@ def linear(lesson: Lesson) -> Reader:
     told = (
         f"chosen among {len(chosen.tried)} settings on {probe.validation:,} pictures out of train: "
         f"{chosen.choice}, learning rate {best.lr:g}, weight decay {best.weight_decay:g} "
-        f"({100 * best.accuracy:.1f}%)"
+        f"({100 * best.score:.1f}%)"
     )
     more = BORDER if chosen.edge else ()
     return Reader(lambda seen: _by(probe, seen.readings[chosen.choice]), (told, *more), len(lesson.labels))

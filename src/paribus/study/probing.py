@@ -135,7 +135,7 @@ class Probe(Scored):
     """What can be read off the frozen features: linear probe and kNN, scored once."""
 
     name: ClassVar[str] = "probe"
-    version: int = 1
+    version: int = 2
     features: Extract
     grid: Grid = Grid()
     seed: int

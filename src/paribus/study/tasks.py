@@ -12,6 +12,7 @@ from jaxtyping import Float32, Int64, UInt8
 from numpy.typing import NDArray
 
 from paribus.probes.dense import Window, confusions, grid_of, match, patch_labels
+from paribus.probes.heads import Score, accuracies, mean_ious
 from paribus.probes.linear import Grid, Probe, fit_choices
 from paribus.probes.metrics import Tally, accuracy, mean_iou, ratio
 from paribus.rng import numpy_rng
@@ -48,12 +49,27 @@ class Learning(NamedTuple):
     seed: int
     device: str
 
-    def fit(self, x: Vectors, y: Int64[np.ndarray, " N"], groups: NDArray[np.generic], classes: int) -> Probe:
+    def fit(
+        self,
+        x: Vectors,
+        y: Int64[np.ndarray, " N"],
+        groups: NDArray[np.generic],
+        classes: int,
+        score: Score = accuracies,
+    ) -> Probe:
         """One probe, its setting chosen on held-out groups."""
-        found = fit_choices(
-            {"": x}, y, groups, classes, self.grid, self.seed, device=self.device, axes="principal"
+        made = fit_choices(
+            {"": x},
+            y,
+            groups,
+            classes,
+            self.grid,
+            self.seed,
+            device=self.device,
+            axes="principal",
+            score=score,
         )
-        return found.probe
+        return made.probe
 
 
 class Recognised(NamedTuple):
@@ -158,7 +174,7 @@ def segmentation(
     scene = np.repeat(train, patches.shape[1]).astype(str)
     chosen = np.sort(numpy_rng(learning.seed, "patches").permutation(labels.size)[:MOST_PATCHES])
     x = patches[train].reshape(-1, patches.shape[2])[chosen]
-    probe = learning.fit(x, labels.ravel()[chosen], scene[chosen], classes)
+    probe = learning.fit(x, labels.ravel()[chosen], scene[chosen], classes, mean_ious)
     logits = torch.full((len(test) * patches.shape[1], classes), -torch.inf)
     flat = torch.from_numpy(patches[test].reshape(-1, patches.shape[2]))
     weight = probe.heads.weight
