@@ -255,6 +255,33 @@ def corpus_export(
     print(f"{count:,} pictures and told.csv: {out}")
 
 
+@corpus_app.command("index")
+def corpus_index(
+    root: Annotated[Path, typer.Argument(metavar="DIR", help="the folder of .tar shards")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="the folder of the index; else DIR/index")
+    ] = None,
+    keep: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="uids of the samples to keep: npy, parquet or text")
+    ] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="how many there must be")] = None,
+    workers: Workers = 2,
+) -> None:
+    """Index tar shards, and write the manifest: count, digest, what was left out and why."""
+    from paribus.data.shards import ShardsConfig, build_index
+
+    folder = out or root / "index"
+    config = ShardsConfig(root=str(root), keep=None if keep is None else str(keep), samples=samples)
+    meta = build_index(config, folder, workers)
+    print(f"{meta.samples:,} samples in {len(meta.shards):,} shards; digest {meta.digest[:16]}; in {folder}")
+    for reason, count in meta.left_out.items():
+        print(f"  left out, {reason}: {count:,}")
+    for what, count in meta.mended.items():
+        print(f"  captions mended, {what}: {count:,}")
+    if meta.listed:
+        print(f"  {meta.absent:,} of {meta.listed:,} listed uids are in no shard")
+
+
 def _corpus(name: str, size: int, cache: Path, workers: int):  # type: ignore[no-untyped-def]
     from paribus.data.glyphs import GlyphsConfig
     from paribus.study.corpora import Corpus as CorpusStage

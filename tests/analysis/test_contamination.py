@@ -7,7 +7,7 @@ from objectives import Photos
 from PIL import Image, ImageDraw
 
 from paribus.analysis.contamination import IN_DOMAIN, OTHERS, by_name, contamination, plain
-from paribus.data.shards import decode_image
+from paribus.data.decoding import decode_image
 from paribus.vqa.vmcbench import SOURCES
 
 PIECES = Photos().pieces

@@ -320,7 +320,7 @@ def test_every_kind_of_picture_becomes_rgb(blob, expected):
 
 
 def test_transparency_becomes_white_as_in_the_benchmarks():
-    from paribus.data.shards import decode_image
+    from paribus.data.decoding import decode_image
 
     for picture in (
         see_through(Image.fromarray(PIECES[0])),

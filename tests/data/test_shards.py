@@ -21,18 +21,11 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from paribus.data import shards as module
+from paribus.data.decoding import caption_bytes, clean_caption, decode_image
 from paribus.data.loader import Loader
-from paribus.data.shards import (
-    ROW,
-    Shards,
-    ShardsConfig,
-    build_index,
-    caption_bytes,
-    clean_caption,
-    decode_image,
-    split_name,
-)
+from paribus.data.shards import ROW, Shards, ShardsConfig, build_index
 from paribus.data.source import source_class
+from paribus.data.tars import START, key_at, split_name
 from paribus.errors import UserError
 from paribus.types import Source, ViewSpec
 
@@ -360,7 +353,7 @@ def test_unchecked_pictures_stop_the_run_with_a_sentence(tmp_path):
     write_tar(tmp_path / "tars" / "a.tar", damaged_members())
     meta, source = built(tmp_path / "tars", tmp_path / "index", check=False)
     assert meta.left_out["undecodable image"] == 1, "no bytes at all are seen without a check"
-    keys = [module._key_at(_headers(source, i)) for i in range(len(source))]
+    keys = [key_at(_headers(source, i)) for i in range(len(source))]
     assert keys == ["good", "torn", "page", "Loud", "apart", "both"]
     with pytest.raises(UserError, match=r"image of torn in the shard .*a\.tar .*check: true"):
         source[1]
@@ -368,7 +361,8 @@ def test_unchecked_pictures_stop_the_run_with_a_sentence(tmp_path):
 
 def _headers(source, index):
     row = source._table[index]
-    return (source.root / "a.tar").read_bytes()[int(row["start"]) : int(row["start"]) + int(row["head"])]
+    assert row["place"] >> START == 0, "there is one shard"
+    return (source.root / "a.tar").read_bytes()[int(row["place"]) : int(row["place"]) + int(row["head"])]
 
 
 def test_names_are_parted_as_webdataset_does():
@@ -381,11 +375,11 @@ def test_names_are_parted_as_webdataset_does():
 # The index.
 
 
-def test_the_index_takes_thirty_two_bytes_a_sample_and_no_pickle(index, source):
-    assert ROW.itemsize == 32
+def test_the_index_takes_twenty_four_bytes_a_sample_and_no_pickle(index, source):
+    assert ROW.itemsize == 24
     table = np.load(index / "table.npy", mmap_mode="r", allow_pickle=False)
     assert isinstance(table, np.memmap)
-    assert table.nbytes == 32 * len(source)
+    assert table.nbytes == 24 * len(source)
     assert sorted(path.name for path in index.iterdir()) == ["meta.json", "skipped.jsonl", "table.npy"]
 
 
@@ -701,7 +695,7 @@ def test_a_shard_that_changes_during_the_run_is_noticed(small):
     path = small.root / "00000001.tar"
     whole = path.read_bytes()
     row = small._table[5]
-    start = int(row["start"])
+    start = int(row["place"]) & (1 << START) - 1
     path.write_bytes(whole[:start] + b"x" + whole[start + 1 :])
     with pytest.raises(UserError, match=r"00000001\.tar has changed under its index"):
         small[5]

@@ -1,26 +1,19 @@
 """Webdataset tar shards (the layout of DataComp and img2dataset), read by random access.
 
 ``build_index`` reads every tar once: it groups members as webdataset does (a key is the name up to its first
-dot), leaves out what cannot be trained on, and writes ``table.npy`` (``ROW``: 32 bytes a sample),
+dot), leaves out what cannot be trained on, and writes ``table.npy`` (``ROW``: 24 bytes a sample),
 ``skipped.jsonl`` (what was left out, and why) and, last, ``meta.json``. ``Shards`` maps the table into memory
 and fetches any sample with two ``pread``. Keys are not in the table: a sample's key is read from its tar
 header, which lies before its image and whose checksum tells if the tar is another one.
-
-Pictures come as img2dataset makes them: stored rows and columns (EXIF orientation and colour profiles are
-ignored), transparency on white (rom1504/img2dataset, ``resizer.py``); grey, palette and CMYK become RGB.
 """
 
-import codecs
 import contextlib
 import functools
 import hashlib
-import io
 import json
 import os
-import re
 import shutil
 import struct
-import tarfile
 import threading
 import weakref
 import zipfile
@@ -33,11 +26,14 @@ from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int64
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 from tqdm import tqdm
 
+from paribus.data.decoding import caption_bytes, clean_caption, decode_image, pixels_of
+from paribus.data.tars import START, Member, Shard, disk_read, find_shards, key_at, read_contents
+from paribus.data.uids import Uids, matched, read_uids
 from paribus.errors import UserError
 from paribus.files import disk_errors, whole_file, write_json, write_text
 from paribus.progress import progress
@@ -45,29 +41,23 @@ from paribus.types import Config, Sample
 
 ROW = np.dtype(
     [
-        ("start", "<u8"),  # of the image's first tar header, in the shard
+        ("place", "<u8"),  # number of the shard << START | start of the image's first tar header in it
         ("caption", "<u8"),  # where the caption's bytes begin
-        ("shard", "<u4"),
-        ("head", "<u4"),  # bytes of headers before the image's: 512, more for long names
         ("size", "<u4"),  # bytes of the image
-        ("caption_size", "<u4"),
+        ("head", "<u2"),  # bytes of headers before the image's: 512, more for long names
+        ("caption_size", "<u2"),
     ]
 )
 """One sample in ``table.npy``."""
+
+LONGEST_HEAD = 2**16 - 512
+"""Bytes of headers before an image; longer names are left out."""
 
 LARGEST_IMAGE = 2**30
 """Bytes of an image file; a larger one is left out (a ``pread`` gives at most 2 GiB)."""
 
 OPEN_FILES = 512
 """Shards kept open: half of the usual limit of a process."""
-
-COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
-"""How files begin that are not plain tars."""
-
-_COMPRESSED_NAME = re.compile(r"\.(tar\.(gz|bz2|xz|zst)|tgz|tbz2?|txz)$", re.IGNORECASE)
-_MEMBER = re.compile(r"((?:.*/|)[^./]+)[.]([^/]*)")
-_NO_TAR = (tarfile.TarError, ValueError, OverflowError)
-"""What tarfile raises on bytes that are no tar: numbers in headers may be anything."""
 
 _PARTS = ".parts"
 
@@ -79,7 +69,10 @@ class Reading(Config):
         ("jpg", "jpeg", "png", "webp"), min_length=1, description="extensions; a sample's first one counts"
     )
     caption: str = Field("txt", min_length=1, description="extension of the caption")
-    max_caption: int = Field(2_000, gt=0, description="characters; longer captions are cut")
+    max_caption: int = Field(2_000, gt=0, le=4_095, description="characters; longer captions are cut")
+    max_pixels: int = Field(
+        2**26, gt=0, description="a larger picture is left out before it is decoded (a decompression bomb)"
+    )
     check: bool = Field(
         True, description="decode every image while indexing, so that none can stop a run: 1.2 ms at 512 px"
     )
@@ -91,6 +84,9 @@ class ShardsConfig(Reading):
     kind: Literal["shards"] = "shards"
     root: str = Field(min_length=1)
     samples: int | None = Field(None, gt=0, description="declared; the index must hold as many")
+    keep: str | None = Field(
+        None, description="a list of uids (npy, parquet or text): only these samples are trained on"
+    )
 
     @property
     def reading(self) -> Reading:
@@ -98,16 +94,8 @@ class ShardsConfig(Reading):
         return Reading(**{name: getattr(self, name) for name in Reading.model_fields})
 
 
-class Shard(Config):
-    """A tar as it was found. Times are whole seconds, which every copying program keeps."""
-
-    name: str
-    bytes: int
-    mtime: int
-
-
 class IndexMeta(Config):
-    """What an index holds; ``meta.json``.
+    """What an index holds: the manifest, ``meta.json``.
 
     ``digest`` is the SHA-256 over the SHA-256 of each sample's (key in the tar, image file, caption as it
     comes out), in the order of the shards. Names and borders of shards do not enter it: the same samples in
@@ -115,224 +103,16 @@ class IndexMeta(Config):
     Their ``Sample.key``, which names the shard, differs then, and with it the crops that are drawn.
     """
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     reading: Reading
+    kept: str = Field("", description="digest of the list of uids; empty if all samples are kept")
+    listed: int = Field(0, description="uids in that list")
+    absent: int = Field(0, description="of those, uids that are in no shard")
     digest: str
     samples: int
     left_out: dict[str, int] = Field(description="reason -> samples (or repeated members) not in the index")
     mended: dict[str, int] = Field(description="what was mended -> captions in the index")
     shards: tuple[Shard, ...]
-
-
-# What comes out of the bytes.
-
-
-def decode_image(blob: bytes) -> UInt8[np.ndarray, "H W 3"]:
-    """An image file as RGB: sixteen bits become eight, transparency becomes white.
-
-    Raises:
-        ValueError: OpenCV cannot decode it, or it has no colours of 8 or 16 bits.
-    """
-    try:
-        decoded: Any = cv2.imdecode(np.frombuffer(blob, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:
-        raise ValueError("not a picture") from error
-    if decoded is None or decoded.dtype not in (np.uint8, np.uint16):
-        raise ValueError("not a picture")
-    if decoded.dtype == np.uint16:
-        decoded = (decoded >> 8).astype(np.uint8)
-    if decoded.ndim == 2:
-        rgb: UInt8[np.ndarray, "H W 3"] = cv2.cvtColor(decoded, cv2.COLOR_GRAY2RGB)
-    elif decoded.shape[2] == 3:
-        rgb = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
-    else:
-        rgb = _on_white(decoded)
-    return rgb
-
-
-def _on_white(bgra: UInt8[np.ndarray, "H W 4"]) -> UInt8[np.ndarray, "H W 3"]:
-    alpha = bgra[..., 3:].astype(np.float32) / 255.0
-    mixed = alpha * bgra[..., 2::-1] + (1.0 - alpha) * 255.0
-    white: UInt8[np.ndarray, "H W 3"] = np.rint(mixed).astype(np.uint8)
-    return white
-
-
-def _control_characters() -> dict[int, str | None]:
-    """Those that part words become a space; the others, NUL among them, go."""
-    codes = [*range(0x20), *range(0x7F, 0xA0)]
-    return {code: " " if chr(code).isspace() else None for code in codes}
-
-
-_CONTROL = _control_characters()
-
-
-def caption_bytes(longest: int) -> int:
-    """How much of a caption's file is read: enough for ``longest`` characters and some that go."""
-    return 16 * longest
-
-
-def clean_caption(raw: bytes, longest: int) -> tuple[str, list[str]]:
-    """The text of a caption's file (its first ``caption_bytes``), and what had to be mended.
-
-    Bytes that are not UTF-8 become U+FFFD, control characters go (line ends and tabs become spaces), then
-    the text is stripped and cut to ``longest`` code points. Every script stays as it is.
-    """
-    whole = len(raw) < caption_bytes(longest)
-    mended = []
-    try:
-        text = codecs.utf_8_decode(raw, "strict", whole)[0]
-    except UnicodeDecodeError:
-        text = codecs.utf_8_decode(raw, "replace", whole)[0]
-        mended.append("not UTF-8")
-    plain = text.removeprefix("\ufeff").translate(_CONTROL)
-    if len(plain) != len(text.removeprefix("\ufeff")):
-        mended.append("control characters")
-    plain = plain.strip()
-    if not whole or len(plain) > longest:
-        mended.append("cut")
-    return plain[:longest].rstrip(), mended
-
-
-# What is in a tar.
-
-
-class Member(NamedTuple):
-    """Where a file lies in a tar: ``head`` bytes of headers at ``start``, then ``size`` bytes."""
-
-    start: int
-    head: int
-    size: int
-
-    @property
-    def data(self) -> int:
-        """Where its bytes begin."""
-        return self.start + self.head
-
-
-def find_shards(root: Path) -> tuple[Shard, ...]:
-    """The tars of a folder in the order of their names.
-
-    Raises:
-        UserError: the folder is missing, or holds no tar, or compressed ones.
-    """
-    try:
-        paths = sorted((path for path in root.iterdir() if path.is_file()), key=lambda path: path.name)
-    except OSError as error:
-        raise UserError(
-            f"Cannot open the folder {root}: set root to the folder that holds the .tar shards."
-        ) from error
-    for path in paths:
-        if _COMPRESSED_NAME.search(path.name):
-            raise UserError(_cannot_seek(path, "compressed"))
-    tars = [path for path in paths if path.suffix == ".tar" and not path.name.startswith(".")]
-    if not tars:
-        raise UserError(f"There is no .tar in {root}: set root to the folder that holds the .tar shards.")
-    found = ((path.name, path.stat()) for path in tars)
-    return tuple(Shard(name=name, bytes=stat.st_size, mtime=int(stat.st_mtime)) for name, stat in found)
-
-
-def _cannot_seek(path: Path, how: str) -> str:
-    return (
-        f"The shard {path} is {how}, and random access needs plain tars: "
-        "uncompress it (images are compressed already)."
-    )
-
-
-def _members(path: Path) -> Iterator[tarfile.TarInfo]:
-    """All files of a tar; only a tar that is whole ends without an error."""
-    with path.open("rb") as handle:
-        start = handle.read(8)
-        for magic, how in COMPRESSED.items():
-            if start.startswith(magic):
-                raise UserError(_cannot_seek(path, f"compressed by {how}"))
-        handle.seek(0)
-        end = 0
-        try:
-            with _open_tar(handle) as tar:
-                for info in tar:
-                    end = tar.offset
-                    if info.isreg() and not info.issparse():
-                        yield info
-                end = tar.offset
-        except _NO_TAR as error:
-            raise UserError(_broken(path, end)) from error
-        handle.seek(end)  # tarfile takes an end of the file, or a damaged header, for the end of the archive
-        rest = handle.read(2**20)
-    if len(rest) < tarfile.BLOCKSIZE or rest[: tarfile.BLOCKSIZE].strip(b"\0"):
-        raise UserError(_broken(path, end))
-    if rest.strip(b"\0"):
-        raise UserError(
-            f"The shard {path} goes on after its end mark at byte {end:,} (tars joined by cat?), and what "
-            "follows cannot be read: make it one archive or several files."
-        )
-
-
-def _broken(path: Path, end: int) -> str:
-    size = path.stat().st_size
-    return (
-        f"The shard {path} is cut off or damaged at byte {min(end, size):,} of {size:,}: download it again, "
-        "or move it to another folder to train without it."
-    )
-
-
-@contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn a disk that fails, or a file that may not be read, into one sentence."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"Cannot read the shard {path} ({error.strerror}): mend that and run again; it goes on there."
-        ) from error
-
-
-def _open_tar(handle: Any) -> tarfile.TarFile:
-    return tarfile.open(fileobj=handle, mode="r:", encoding="utf-8", errors="replace")
-
-
-def split_name(name: str) -> tuple[str, str] | None:
-    """Key and lower-case extension of a member, as webdataset parts them; None for hidden or bare names."""
-    found = _MEMBER.fullmatch(name)
-    return (found[1], found[2].lower()) if found else None
-
-
-class Contents(NamedTuple):
-    """The samples of a tar: key -> extension -> member, in order of first appearance."""
-
-    samples: dict[str, dict[str, Member]]
-    repeated: list[str]
-    """Keys with a member that was there before; the first one stays."""
-
-
-def read_contents(path: Path) -> Contents:
-    """Group a tar's members by key.
-
-    Raises:
-        UserError: the tar is compressed, damaged or cut off.
-    """
-    contents = Contents({}, [])
-    for info in _members(path):
-        named = split_name(info.name)
-        if named is None:
-            continue
-        key, extension = named
-        members = contents.samples.setdefault(key, {})
-        if extension in members:
-            contents.repeated.append(key)
-        else:
-            members[extension] = Member(info.offset, info.offset_data - info.offset, info.size)
-    return contents
-
-
-def _key_at(headers: bytes) -> str | None:
-    """The key that an image's headers name; None if they are no headers."""
-    try:
-        with _open_tar(io.BytesIO(headers)) as tar:
-            info = tar.next()
-    except _NO_TAR:
-        return None
-    named = split_name(info.name) if info is not None else None
-    return named[0] if named else None
 
 
 # Building.
@@ -346,6 +126,19 @@ class _Kept(NamedTuple):
     row: tuple[int, ...]
     digest: bytes
     mended: list[str]
+
+
+def _uid(file: int, members: dict[str, Member]) -> str | None:
+    """The uid that a sample's metadata name, as DataComp's do."""
+    told = members.get("json")
+    if told is None:
+        return None
+    try:
+        found = json.loads(os.pread(file, told.size, told.data))
+    except ValueError:
+        return None
+    uid = found.get("uid") if isinstance(found, dict) else None
+    return None if uid is None else str(uid)
 
 
 def _examine(file: int, key: str, members: dict[str, Member], reading: Reading) -> _Kept | str:
@@ -362,10 +155,14 @@ def _examine(file: int, key: str, members: dict[str, Member], reading: Reading) 
     text, mended = clean_caption(os.pread(file, size, caption.data), reading.max_caption)
     if not text:
         return "empty caption"
+    if image.head > LONGEST_HEAD:
+        return "name over 64 kB"
     blob = os.pread(file, image.size, image.data)
+    if pixels_of(blob) > reading.max_pixels:
+        return f"image over {reading.max_pixels:,} pixels"
     if not blob or (reading.check and not _decodes(blob)):
         return "undecodable image"
-    row = (image.start, caption.data, 0, image.head, image.size, size)
+    row = (image.start, caption.data, image.size, image.head, size)
     return _Kept(row, _sample_digest(key, blob, text), mended)
 
 
@@ -394,11 +191,16 @@ class _Job:
     shard: Shard
     reading: Reading
     part: Path
+    uids: Uids | None = None
 
     @property
     def claim(self) -> dict[str, Any]:
         """What a part must have been made of to be taken for this shard's."""
-        return {"shard": self.shard.model_dump(mode="json"), "reading": self.reading.model_dump(mode="json")}
+        return {
+            "shard": self.shard.model_dump(mode="json"),
+            "reading": self.reading.model_dump(mode="json"),
+            "kept": _digest(self.uids),
+        }
 
     def notes(self) -> dict[str, Any] | None:
         """What an earlier run noted of this shard; None if it has not been read, or has changed since."""
@@ -412,34 +214,57 @@ class _Job:
     def run(self, stop: threading.Event, tick: Callable[[int], None]) -> None:
         """Read the shard and write its part: rows, digests and notes; ``tick`` takes the bytes done."""
         path = self.root / self.shard.name
-        kept, left = list[_Kept](), self.shard.bytes
-        with _reading(path), path.open("rb") as handle:
+        kept, places, unlisted, left = list[_Kept](), list[int](), 0, self.shard.bytes
+        with disk_read(path), path.open("rb") as handle:
             samples, repeated = read_contents(path)
             skipped = [{"key": key, "reason": "repeated member"} for key in repeated]
             for key, members in samples.items():
                 if stop.is_set():
                     raise _Stopped
-                found = _examine(handle.fileno(), key, members, self.reading)
-                if isinstance(found, str):
-                    skipped.append({"key": key, "reason": found})
+                place = self._listed(handle.fileno(), key, members)
+                if place is None:
+                    unlisted += 1
                 else:
-                    kept.append(found)
+                    places.append(place)
+                    found = _examine(handle.fileno(), key, members, self.reading)
+                    if isinstance(found, str):
+                        skipped.append({"key": key, "reason": found})
+                    else:
+                        kept.append(found)
                 size = sum(member.size for member in members.values())
                 left -= size
                 tick(size)
         tick(left)
-        self._write(kept, skipped)
-
-    def _write(self, kept: Sequence[_Kept], skipped: Sequence[dict[str, str]]) -> None:
         mended = Counter(word for each in kept for word in each.mended)
-        notes = {"claim": self.claim, "samples": len(kept), "skipped": skipped, "mended": mended}
+        notes = {"samples": len(kept), "skipped": skipped, "mended": mended, UNLISTED: unlisted}
+        self._write(kept, places, notes)
+
+    def _listed(self, file: int, key: str, members: dict[str, Member]) -> int | None:
+        """Where a sample stands in the list of uids, by its uid or its key; None if it is not wanted."""
+        if self.uids is None:
+            return -1
+        uid = _uid(file, members)
+        place = None if uid is None else self.uids.at(uid)
+        return self.uids.at(key) if place is None else place
+
+    def _write(self, kept: Sequence[_Kept], places: Sequence[int], notes: dict[str, Any]) -> None:
+        notes = {"claim": self.claim} | notes
         arrays = {
+            "places": np.array(places, np.int64),
             "rows": np.array([each.row for each in kept], ROW),
             "digests": np.frombuffer(b"".join(each.digest for each in kept), np.uint8),
             "notes": np.frombuffer(json.dumps(notes).encode(), np.uint8),
         }
         with whole_file(self.part) as temporary, temporary.open("wb") as handle:
             np.savez(handle, **arrays)  # type: ignore[arg-type]
+
+
+UNLISTED = "not listed"
+"""Why samples are left out that the list of uids does not name; they are counted, not named."""
+
+
+def _digest(uids: Uids | None) -> str:
+    return "" if uids is None else uids.digest
 
 
 def build_index(config: ShardsConfig, out: Path, workers: int) -> IndexMeta:
@@ -454,16 +279,20 @@ def build_index(config: ShardsConfig, out: Path, workers: int) -> IndexMeta:
         workers: threads, a shard each; hashing and OpenCV release the interpreter lock.
 
     Raises:
-        UserError: there are no shards, one is compressed or damaged, nothing can be trained on, or there
-            are not as many samples as ``config.samples`` declares (the index is left in place then).
+        UserError: there are no shards, one is compressed or damaged, the list of uids cannot be read, nothing
+            can be trained on, or there are not as many samples as ``config.samples`` declares (the index is
+            left in place then).
     """
     root, shards = Path(config.root), find_shards(Path(config.root))
-    meta = _finished(config, out)
+    uids = None if config.keep is None else read_uids(Path(config.keep).expanduser())
+    meta = _finished(config, out, _digest(uids))
     if meta is None:
         with disk_errors(out):
             (out / _PARTS).mkdir(parents=True, exist_ok=True)
         parts = [out / _PARTS / f"{shard.name}.npz" for shard in shards]
-        jobs = [_Job(root, shard, config.reading, part) for shard, part in zip(shards, parts, strict=True)]
+        jobs = [
+            _Job(root, shard, config.reading, part, uids) for shard, part in zip(shards, parts, strict=True)
+        ]
         with _quiet():
             _run_all(jobs, workers)
         meta = _join(jobs, out, config)
@@ -480,13 +309,13 @@ def _told(left_out: dict[str, int]) -> str:
     return f"left out: {told or 'none'}"
 
 
-def _finished(config: ShardsConfig, out: Path) -> IndexMeta | None:
+def _finished(config: ShardsConfig, out: Path, kept: str) -> IndexMeta | None:
     """The index that is in ``out``, if it is whole and of these tars."""
     try:
         meta = Shards(out, Path(config.root)).meta
     except UserError:
         return None
-    return meta if meta.reading == config.reading else None
+    return meta if (meta.reading, meta.kept) == (config.reading, kept) else None
 
 
 def _run_all(jobs: Sequence[_Job], workers: int) -> None:
@@ -526,6 +355,13 @@ def _join(jobs: Sequence[_Job], out: Path, config: ShardsConfig) -> IndexMeta:
     noted: list[dict[str, Any]] = [job.notes() or {} for job in jobs]
     samples = sum(notes["samples"] for notes in noted)
     left_out = Counter(line["reason"] for notes in noted for line in notes["skipped"])
+    left_out += Counter({UNLISTED: sum(notes[UNLISTED] for notes in noted)})  # leaves out what is 0
+    uids, found = jobs[0].uids, matched(_places(job) for job in jobs)
+    if uids is not None and not found:
+        raise UserError(
+            f"The list {config.keep} names none of the {left_out[UNLISTED]:,} samples of {config.root}: give "
+            "uids that stand in the shards' json, or their keys."
+        )
     if not samples:
         raise UserError(
             f"No sample of {config.root} has an image ({', '.join(config.image)}) and a caption "
@@ -541,6 +377,9 @@ def _join(jobs: Sequence[_Job], out: Path, config: ShardsConfig) -> IndexMeta:
     write_text(out / "skipped.jsonl", "".join(lines))
     meta = IndexMeta(
         reading=config.reading,
+        kept=_digest(uids),
+        listed=0 if uids is None else len(uids),
+        absent=0 if uids is None else len(uids) - found,
         digest=digest,
         samples=samples,
         left_out=dict(sorted(left_out.items())),
@@ -550,6 +389,13 @@ def _join(jobs: Sequence[_Job], out: Path, config: ShardsConfig) -> IndexMeta:
     write_json(out / "meta.json", meta.model_dump(mode="json"))
     shutil.rmtree(out / _PARTS)
     return meta
+
+
+def _places(job: _Job) -> Int64[np.ndarray, " M"]:
+    """Where a shard's samples stand in the list of uids."""
+    with np.load(job.part, allow_pickle=False) as part:
+        places: Int64[np.ndarray, " M"] = part["places"]
+    return places[places >= 0]
 
 
 def _write_table(jobs: Sequence[_Job], path: Path, samples: int) -> str:
@@ -562,7 +408,7 @@ def _write_table(jobs: Sequence[_Job], path: Path, samples: int) -> str:
             with np.load(job.part, allow_pickle=False) as part:
                 rows = part["rows"]
                 digest.update(part["digests"].tobytes())
-            rows["shard"] = number
+            rows["place"] |= np.uint64(number << START)
             handle.write(rows.tobytes())
     return digest.hexdigest()
 
@@ -705,12 +551,13 @@ class Shards:
         Raises:
             UserError: its shard cannot be read or has changed, or its image cannot be decoded.
         """
-        start, caption, shard, head, size, caption_size = self._table[index].item()
+        place, caption, size, head, caption_size = self._table[index].item()
+        shard, start = place >> START, place & (1 << START) - 1
         path = self._files.paths[shard]
-        with _reading(path), self._files.borrow(shard) as file:
+        with disk_read(path), self._files.borrow(shard) as file:
             block = os.pread(file, head + size, start)
             raw = os.pread(file, caption_size, caption)
-        key = _key_at(block[:head])
+        key = key_at(block[:head])
         if key is None or (len(block), len(raw)) != (head + size, caption_size):
             raise UserError(f"The shard {path} has changed under its index: {_again(self.folder)}.")
         try:
@@ -729,7 +576,8 @@ class Shards:
         Raises:
             UserError: its shard cannot be read.
         """
-        _, caption, shard, _, _, size = self._table[index].item()
+        place, caption, _, _, size = self._table[index].item()
+        shard = place >> START
         try:
             with self._files.borrow(shard) as file:
                 raw = os.pread(file, size, caption)

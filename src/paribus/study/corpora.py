@@ -11,6 +11,7 @@ from pydantic import Field
 from paribus.data import art as art_module
 from paribus.data import glyphs, shards
 from paribus.data.captions import find_policy
+from paribus.data.uids import read_uids
 from paribus.errors import UserError
 from paribus.files import sha256
 from paribus.results import Attribution
@@ -118,8 +119,9 @@ class Shards(Stage[ShardsRecord]):
 
     name: ClassVar[str] = "shards"
     kind: Literal["shards"] = "shards"
-    version: int = 1
+    version: int = 2
     source: shards.ShardsConfig
+    kept: str = Field("", description="digest of the list of uids: another list is another corpus")
 
     def compute(self, folder: Path, runtime: Runtime) -> ShardsRecord:
         """Read every shard once."""
@@ -164,4 +166,26 @@ AnySource = Annotated[glyphs.GlyphsConfig | shards.ShardsConfig, Field(discrimin
 
 def corpus_of(source: glyphs.GlyphsConfig | shards.ShardsConfig) -> Corpus | Shards:
     """The stage that makes a source ready."""
-    return Corpus(source=source) if isinstance(source, glyphs.GlyphsConfig) else Shards(source=source)
+    if isinstance(source, glyphs.GlyphsConfig):
+        return Corpus(source=source)
+    return Shards(source=source, kept="" if source.keep is None else listed(Path(source.keep).expanduser()))
+
+
+def listed(path: Path) -> str:
+    """The digest of a list of uids as it is now; of one that is not there yet, nothing.
+
+    Raises:
+        UserError: the list cannot be read.
+    """
+    try:
+        changed = path.stat().st_mtime_ns
+    except OSError:
+        return ""
+    return _listed(path, changed)
+
+
+@functools.lru_cache
+def _listed(path: Path, changed: int) -> str:
+    """Once a process as long as the file does not change: ten million uids take a while."""
+    del changed
+    return read_uids(path).digest

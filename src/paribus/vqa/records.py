@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 from pydantic import Field
 
-from paribus.data.shards import decode_image
+from paribus.data.decoding import decode_image
 from paribus.data.tables import Row, all_rows
 from paribus.errors import UserError
 from paribus.types import Config, Stamp
