@@ -168,7 +168,9 @@ def zeroshot(
     config = _config(dataset, any_count, label, file, split, images)
     runtime = make_runtime(cache=cache, device=device, workers=workers)
     look = _look(encoder, config, precision, root, runtime)
-    called_by: tuple[str, ...] = () if names is None else read_names(names)
+    called_by: tuple[str, ...] = (
+        () if names is None else read_names(names, len(look.dataset.run(runtime).classes))
+    )
     record = Prompted(look=look, templates=tuple(template or ()), names=called_by).run(runtime)
     _said("zero-shot", encoder, record)
 

@@ -41,19 +41,19 @@ def class_names(classes: Sequence[str]) -> tuple[str, ...]:
     return tuple(re.sub(r"^\d+\.", "", name).replace("_", " ") for name in classes)
 
 
-def read_names(path: Path) -> tuple[str, ...]:
+def read_names(path: Path, classes: int) -> tuple[str, ...]:
     """What classes are called as a file says, a line each.
 
     Raises:
-        UserError: the file cannot be read, or is empty.
+        UserError: the file cannot be read, or has another number of names.
     """
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: give a text file with a name a line.") from error
     found = tuple(line for line in lines if line)
-    if not found:
-        raise UserError(f"{path} is empty: give a text file with a name a line.")
+    if len(found) != classes:
+        raise UserError(f"{path} has {len(found):,} names for {classes:,} classes: give one a line.")
     return found
 
 
@@ -144,8 +144,8 @@ class Prompted(Asked):
         names = self.names or class_names(about.classes)
         if len(names) != len(about.classes):
             raise UserError(
-                f"There are {len(names):,} names for {len(about.classes):,} classes of {about.name}: give "
-                "one a class."
+                f"names: {len(names):,} are given for the {len(about.classes):,} classes of {about.name}: "
+                "give one a class."
             )
         templates = templates_of(self.templates)
         met = meet(self.look, worded(names, templates), folder, runtime)
