@@ -42,16 +42,12 @@ from paribus.types import Config, Sample
 ROW = np.dtype(
     [
         ("place", "<u8"),  # number of the shard << START | start of the image's first tar header in it
-        ("caption", "<u8"),  # where the caption's bytes begin
+        ("caption", "<u8"),  # bytes of the caption << START | where they begin
         ("size", "<u4"),  # bytes of the image
-        ("head", "<u2"),  # bytes of headers before the image's: 512, more for long names
-        ("caption_size", "<u2"),
+        ("head", "<u4"),  # bytes of headers before the image's: 512, more for long names
     ]
 )
 """One sample in ``table.npy``."""
-
-LONGEST_HEAD = 2**16 - 512
-"""Bytes of headers before an image; longer names are left out."""
 
 LARGEST_IMAGE = 2**30
 """Bytes of an image file; a larger one is left out (a ``pread`` gives at most 2 GiB)."""
@@ -69,7 +65,7 @@ class Reading(Config):
         ("jpg", "jpeg", "png", "webp"), min_length=1, description="extensions; a sample's first one counts"
     )
     caption: str = Field("txt", min_length=1, description="extension of the caption")
-    max_caption: int = Field(2_000, gt=0, le=4_095, description="characters; longer captions are cut")
+    max_caption: int = Field(2_000, gt=0, lt=2**20, description="characters; longer captions are cut")
     max_pixels: int = Field(
         2**26, gt=0, description="a larger picture is left out before it is decoded (a decompression bomb)"
     )
@@ -155,14 +151,12 @@ def _examine(file: int, key: str, members: dict[str, Member], reading: Reading) 
     text, mended = clean_caption(os.pread(file, size, caption.data), reading.max_caption)
     if not text:
         return "empty caption"
-    if image.head > LONGEST_HEAD:
-        return "name over 64 kB"
     blob = os.pread(file, image.size, image.data)
     if pixels_of(blob) > reading.max_pixels:
         return f"image over {reading.max_pixels:,} pixels"
     if not blob or (reading.check and not _decodes(blob)):
         return "undecodable image"
-    row = (image.start, caption.data, image.size, image.head, size)
+    row = (image.start, size << START | caption.data, image.size, image.head)
     return _Kept(row, _sample_digest(key, blob, text), mended)
 
 
@@ -551,8 +545,8 @@ class Shards:
         Raises:
             UserError: its shard cannot be read or has changed, or its image cannot be decoded.
         """
-        place, caption, size, head, caption_size = self._table[index].item()
-        shard, start = place >> START, place & (1 << START) - 1
+        place, told, size, head = self._table[index].item()
+        (shard, start), (caption_size, caption) = divmod(place, 1 << START), divmod(told, 1 << START)
         path = self._files.paths[shard]
         with disk_read(path), self._files.borrow(shard) as file:
             block = os.pread(file, head + size, start)
@@ -576,8 +570,8 @@ class Shards:
         Raises:
             UserError: its shard cannot be read.
         """
-        place, caption, _, _, size = self._table[index].item()
-        shard = place >> START
+        place, told, _, _ = self._table[index].item()
+        shard, (size, caption) = place >> START, divmod(told, 1 << START)
         try:
             with self._files.borrow(shard) as file:
                 raw = os.pread(file, size, caption)
