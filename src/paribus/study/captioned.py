@@ -24,6 +24,7 @@ from paribus.probes.zeroshot import PLAIN, TEMPLATES, choose, ensembled, worded
 from paribus.progress import progress
 from paribus.study.evaluate import Histogram
 from paribus.study.labelled import CLASS, Look
+from paribus.study.naming import read_texts
 from paribus.study.outcomes import Answered, Asked, JudgeRecord, keep_answers, scores_of
 from paribus.study.seeing import AnyLooker, eye_of, prepared_blocks, sights, weights_of
 from paribus.study.stage import Stage
@@ -95,9 +96,6 @@ def meet(look: Look, texts: Sequence[str], folder: Path, runtime: Runtime) -> Me
     return Met(words.see(seen.readings[CLASS]), words.texts)
 
 
-TEXTS = 256
-
-
 @torch.no_grad()
 def _meet_in_study(
     look: Look, encoder: Pretrain, texts: Sequence[str], folder: Path, runtime: Runtime
@@ -113,10 +111,7 @@ def _meet_in_study(
             space.see(_features(sight, device)).float().cpu()
             for sight in sights(eye, blocks, bar, half=half, device=device, patches=True)
         ]
-    parts = [list(texts[start : start + TEXTS]) for start in range(0, len(texts), TEXTS)]
-    with torch.autocast(device.type, torch.bfloat16, enabled=half):
-        read = [space.read(each).float().cpu() for each in parts]
-    return Met(torch.cat(pictures).numpy(), torch.cat(read).numpy())
+    return Met(torch.cat(pictures).numpy(), read_texts(space, texts, half=half))
 
 
 def _features(sight: Sight, device: torch.device) -> Features:

@@ -7,12 +7,13 @@ import numpy as np
 
 from paribus import stats
 from paribus.probes.retrieval import RANKS
-from paribus.results import Difference, Measure, Section
-from paribus.study.captioned import Prompted, Retrieved, words_of
+from paribus.results import Difference, Interval, Measure, Section
+from paribus.stats import Estimate
+from paribus.study.captioned import Prompted, Recall, Retrieved, words_of
 from paribus.study.claims import PROBE
 from paribus.study.judging import How, Judge
 from paribus.study.labelled import Look, Photographs, labelled_of
-from paribus.study.outcomes import Asked, beside
+from paribus.study.outcomes import Asked, Score, beside
 from paribus.study.seeing import AnyLooker
 from paribus.types import Runtime
 
@@ -73,36 +74,34 @@ def _measures(one: Judged, runtime: Runtime) -> Iterator[Measure]:
         return
     for place, found in enumerate(one.stage.run(runtime).sets):
         for score in found.scores:
-            yield Measure(
-                section=one.section,
-                task=_task(one.dataset, found.name, place),
-                metric=one.metric if score.metric == "accuracy" else score.metric,
-                arm=one.arm,
-                value=score.value,
-                low=score.low,
-                high=score.high,
-                n=found.pictures,
-                unit="pictures",
-                seed=one.seed,
-                chance=found.chance if score.metric == "accuracy" else None,
-            )
+            main = score.metric == "accuracy"
+            task, metric = _task(one.dataset, found.name, place), one.metric if main else score.metric
+            yield _measure(one, task, metric, score, found.pictures, found.chance if main else None)
 
 
 def _recalls(one: Judged, stage: Retrieved, runtime: Runtime) -> Iterator[Measure]:
     record = stage.run(runtime)
     for each in record.recalls:
-        yield Measure(
-            section=one.section,
-            task=f"{one.dataset}, {each.way}",
-            metric=f"{one.metric}@{each.k}",
-            arm=one.arm,
-            value=each.value,
-            low=each.low,
-            high=each.high,
-            n=record.pictures,
-            unit="pictures",
-            seed=one.seed,
-        )
+        task, metric = f"{one.dataset}, {each.way}", f"{one.metric}@{each.k}"
+        yield _measure(one, task, metric, each, record.pictures)
+
+
+def _measure(
+    one: Judged, task: str, metric: str, found: Score | Recall, n: int, chance: float | None = None
+) -> Measure:
+    return Measure(
+        section=one.section,
+        task=task,
+        metric=metric,
+        arm=one.arm,
+        value=found.value,
+        low=found.low,
+        high=found.high,
+        n=n,
+        unit="pictures",
+        seed=one.seed,
+        chance=chance,
+    )
 
 
 def _task(dataset: str, name: str, place: int) -> str:
@@ -138,21 +137,9 @@ def _score_differences(
         found = beside(answered[name], others[name], margin, a.seed)
         for each, step in found.steps.items():
             main = each == "accuracy"
-            yield Difference(
-                section=a.section,
-                task=_task(a.dataset, name, place),
-                metric=a.metric if main else each,
-                arm=a.arm,
-                other=b.arm,
-                value=step.value,
-                low=step.low,
-                high=step.high,
-                n=len(answered[name].keys),
-                unit="pictures",
-                seed=a.seed,
-                p=found.p if main else None,
-                p_same=found.p_same if main else None,
-            )
+            task, metric = _task(a.dataset, name, place), a.metric if main else each
+            row = _difference(a, b, task, metric, step, len(answered[name].keys))
+            yield row.model_copy(update={"p": found.p, "p_same": found.p_same}) if main else row
 
 
 def _recall_differences(
@@ -167,19 +154,25 @@ def _recall_differences(
                 clusters=outcome.picture,
                 seed=a.seed,
             )
-            yield Difference(
-                section=a.section,
-                task=f"{a.dataset}, {way}",
-                metric=f"{a.metric}@{k}",
-                arm=a.arm,
-                other=b.arm,
-                value=step.value,
-                low=step.low,
-                high=step.high,
-                n=step.n,
-                unit="pictures",
-                seed=a.seed,
-            )
+            yield _difference(a, b, f"{a.dataset}, {way}", f"{a.metric}@{k}", step, step.n)
+
+
+def _difference(
+    a: Judged, b: Judged, task: str, metric: str, step: Interval | Estimate, n: int
+) -> Difference:
+    return Difference(
+        section=a.section,
+        task=task,
+        metric=metric,
+        arm=a.arm,
+        other=b.arm,
+        value=step.value,
+        low=step.low,
+        high=step.high,
+        n=n,
+        unit="pictures",
+        seed=a.seed,
+    )
 
 
 def _corrected(rows: Sequence[Difference]) -> list[Difference]:

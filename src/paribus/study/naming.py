@@ -5,6 +5,7 @@ encoder has that encoder's probes, and a zero-shot accuracy of its own. A captio
 told in is asked all the same, and should not be above chance.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -87,7 +88,7 @@ class ZeroShot(Scored):
             raise UserError("The corpus has nothing to name in its test split: use a larger one.")
         texts = sorted({text for each in asked for text in each.captions})
         space = self.encoder.joint(texts, folder, runtime)
-        words = dict(zip(texts, self._read(space, texts), strict=True))
+        words = dict(zip(texts, read_texts(space, texts, half=self.precision == "bf16"), strict=True))
         columns = labels_of(source)
         encoder = self.encoder.open(runtime).to(runtime.torch_device)
         results = []
@@ -100,11 +101,15 @@ class ZeroShot(Scored):
             results.append(scored(each.name, "zeroshot", correct, each.chance, picked, self.seed))
         return self.keep(results, folder)
 
-    @torch.no_grad()
-    def _read(self, space: Joint, texts: list[str], block: int = 256) -> Float32[np.ndarray, "C D"]:
-        device = next(space.parameters()).device
-        rows = []
-        for start in range(0, len(texts), block):
-            with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                rows.append(space.read(texts[start : start + block]).float().cpu().numpy())
-        return np.concatenate(rows)
+
+@torch.no_grad()
+def read_texts(
+    space: Joint, texts: Sequence[str], *, half: bool, block: int = 256
+) -> Float32[np.ndarray, "C D"]:
+    """Texts as a joint space reads them, some at a time; ``half`` is bf16, as in training."""
+    device = next(space.parameters()).device
+    rows = []
+    for start in range(0, len(texts), block):
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            rows.append(space.read(list(texts[start : start + block])).float().cpu().numpy())
+    return np.concatenate(rows)
