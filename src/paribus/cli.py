@@ -66,6 +66,10 @@ Recompute = Annotated[
 Shard = Annotated[
     bool, typer.Option("--shard", help="spread a language model's weights over the processes of torchrun")
 ]
+Patience = Annotated[
+    int, typer.Option(min=1, help="steps in a row with a collapse or a fallen throughput until a run ends")
+]
+TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="write events to CACHE/logs while training")]
 Cluster = Annotated[str | None, typer.Option(help="exca's cluster: local or slurm")]
 Corpus = Annotated[str, typer.Argument(help="the corpus; there is one: glyphs")]
 Size = Annotated[int, typer.Option(min=8, max=1024, help="side of the pictures in pixels")]
@@ -100,6 +104,8 @@ def run(
     chunk: Chunk = None,
     recompute: Recompute = False,
     shard: Shard = False,
+    patience: Patience = 200,
+    tensorboard: TensorBoard = False,
     cluster: Cluster = None,
 ) -> None:
     """Run a study to its report; what is done already is not done again."""
@@ -120,6 +126,8 @@ def run(
         chunk=chunk,
         recompute=recompute,
         shard=shard,
+        patience=patience,
+        tensorboard=tensorboard,
         cluster=cluster,
     )
     need_space(cache, 600)

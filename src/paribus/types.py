@@ -250,6 +250,11 @@ class Runtime(Config):
     recompute: bool = Field(False, description="recompute activations in the backward pass: memory for time")
     shard: bool = Field(False, description="spread weights over the processes (FSDP2): for what fits no one")
     checkpoint_seconds: float = Field(20.0, ge=0)
+    checkpoints: int = Field(2, ge=1, description="how many are kept of a training that goes on")
+    patience: int = Field(
+        200, ge=1, description="steps in a row with a collapse or a fallen throughput after which a run ends"
+    )
+    tensorboard: bool = Field(False, description="write events for TensorBoard beside the log")
     cluster: str | None = Field(None, description="exca's cluster: None, local, slurm")
 
     @property

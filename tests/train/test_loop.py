@@ -223,7 +223,8 @@ def test_the_history_has_a_line_for_every_step(whole):
     assert [line["seen"] for line in history] == [BATCH * step for step in range(STEPS)]
     clocks = [Clock(step, step * BATCH, STEPS * BATCH) for step in range(STEPS)]
     assert [line["lr"] for line in history] == [learning_rate(RECIPE, clock) for clock in clocks]
-    assert {"seen", "loss", "lr", "clip", "temperature"} == set(history[0])
+    named = {"seen", "loss", "lr", "clip", "temperature", "image_spread", "text_spread"}
+    assert named == set(history[0])
 
 
 def test_seconds_add_up_over_interruptions(tmp_path):

@@ -5,7 +5,7 @@ encodings of parts join into the encodings of the batch, and only ``loss`` sees 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from jaxtyping import Float
@@ -129,6 +129,14 @@ class Objective(nn.Module, ABC):
 
         Others may have trained the encoder until then.
         """
+
+    def symptoms(self, line: Mapping[str, float], clock: Clock) -> dict[str, str]:
+        """What a step's logged parts show to be wrong with what is learnt: name -> a clause.
+
+        Asked at every step, and to be answered from the numbers alone: every process must answer alike.
+        """
+        del line, clock
+        return {}
 
     def begin_step(self, clock: Clock) -> None:
         """Before anything of a step is encoded."""

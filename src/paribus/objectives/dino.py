@@ -15,6 +15,8 @@ never stored per sample; in ``loss`` its outputs are held for ``TILE`` samples a
 
 import copy
 import functools
+import math
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
@@ -27,12 +29,19 @@ from torch.utils.checkpoint import checkpoint
 from paribus.encoders.text import Material
 from paribus.encoders.vision import VisionEncoder, init_linear, widen
 from paribus.objectives.base import Objective, ObjectiveConfig
+from paribus.objectives.collapse import entropy, spread
 from paribus.objectives.residuals import keep_residuals
 from paribus.rng import torch_seed
 from paribus.types import Batch, Clock, Confound, Encoded, Losses, ViewSpec, cosine
 
 STUDENT_TEMPERATURE = 0.1
 CODE = "facebookresearch/dino main_dino.py"
+BEGINNING = 0.1
+"""The fraction of the budget in which targets may say nothing: an untrained network tells little apart."""
+
+SILENT = 0.01
+"""Nats of information of picture and prototype below which the teacher's targets are all the same."""
+
 GLOBALS = ("global1", "global2")
 TILE = 128
 """Samples whose last-layer outputs are held at once: 128 x 12 views x 65,536 floats are 400 MB."""
@@ -182,21 +191,42 @@ class Dino(Objective):
         else:  # each tile is made again for the gradient (Chen et al. 2016), so that one is held at a time
             tiles = zip(torch.split(student, TILE), torch.split(teacher, TILE), strict=True)
             total = torch.stack([again(share, *tile) for tile in tiles]).sum()
-        entropy = self._watch(teacher, temperature)
-        parts = {"dino": total.detach(), "teacher_entropy": entropy, "centre_norm": self.centre.norm()}
-        return Losses(total, parts)
+        parts = {
+            "dino": total.detach(),
+            **self._watch(teacher, temperature),
+            "centre_norm": self.centre.norm(),
+        }
+        return Losses(total, parts | {"teacher_spread": spread(teacher)})
+
+    def symptoms(self, line: Mapping[str, float], clock: Clock) -> dict[str, str]:
+        """A teacher whose targets say nothing of the picture, after a start at which they cannot."""
+        if clock.fraction < BEGINNING or line["teacher_information"] >= SILENT:
+            return {}
+        told, flat = line["teacher_information"], math.log(self.config.out)
+        return {
+            "collapse of the teacher": f"the teacher gives all pictures one target ({told:.1g} nats set them "
+            f"apart; its entropy is {line['teacher_entropy']:.2f} of {flat:.2f})"
+        }
 
     @torch.no_grad()
-    def _watch(self, bottlenecks: Float[Tensor, "B G bottleneck"], temperature: float) -> Float[Tensor, ""]:
-        """Set the batch's mean output of the teacher aside; give the mean entropy of its targets."""
-        means, entropies = [], []
+    def _watch(self, bottlenecks: Float[Tensor, "B G bottleneck"], temperature: float) -> dict[str, Tensor]:
+        """Set the batch's mean output of the teacher aside; give what its targets are like, in nats.
+
+        Their mean entropy is high if they are flat and 0 if they are sharp; either is well as long as they
+        differ. The information is the entropy of the mean target less the mean entropy, that is the mutual
+        information of picture and prototype: 0 if all targets are the same, whatever they look like.
+        """
+        means, entropies, targets = [], [], []
         for rows in torch.split(bottlenecks, TILE):
             teacher, weight = self.teacher_head.logits(rows), len(rows) / len(bottlenecks)
             target = F.softmax((teacher - self.centre) / temperature, dim=-1)
             means.append(teacher.mean(dim=(0, 1)) * weight)
-            entropies.append(-(target * target.clamp_min(1e-12).log()).sum(-1).mean() * weight)
+            entropies.append(entropy(target).mean() * weight)
+            targets.append(target.mean(dim=(0, 1)) * weight)
         self.batch_centre = torch.stack(means).sum(dim=0)
-        return torch.stack(entropies).sum()
+        mean_entropy = torch.stack(entropies).sum()
+        information = entropy(torch.stack(targets).sum(dim=0)) - mean_entropy
+        return {"teacher_entropy": mean_entropy, "teacher_information": information}
 
     def temperature(self, clock: Clock) -> float:
         """The teacher's temperature: linear warm-up, then constant."""

@@ -11,7 +11,7 @@ Deviations: a part's schedules run over its own share of the budget; a teacher t
 copy of the encoder as it then is (as in SigLIP 2).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import torch
@@ -167,6 +167,15 @@ class Hybrid(Objective):
             totals.append(settings.weight * losses.total)
             parts |= {f"{name}/{key}": value for key, value in losses.parts.items()}
         return Losses(torch.stack(totals).sum(), parts)
+
+    def symptoms(self, line: Mapping[str, float], clock: Clock) -> dict[str, str]:
+        """Every working part's."""
+        found: dict[str, str] = {}
+        for name, part, settings in self._working():
+            own = {key.removeprefix(f"{name}/"): value for key, value in line.items()}
+            told = part.symptoms(own, since(clock, settings.start))
+            found |= {f"{name}: {symptom}": clause for symptom, clause in told.items()}
+        return found
 
     def before_step(self, clock: Clock) -> None:
         """Every working part's."""

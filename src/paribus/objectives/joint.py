@@ -2,7 +2,7 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -16,6 +16,7 @@ from paribus.encoders.text import Material, TextConfig, TowerConfig
 from paribus.encoders.towers import AnyTower, build_tower
 from paribus.encoders.vision import VisionEncoder, widen
 from paribus.objectives.base import Joint, Objective, ObjectiveConfig
+from paribus.objectives.collapse import COLLAPSED, spread
 from paribus.rng import torch_seed
 from paribus.types import Batch, Clock, Encoded, Features, Losses, ViewSpec
 
@@ -152,7 +153,19 @@ class ImageText(Objective):
         images, text = encoded["image"], encoded["text"]
         total = torch.stack([self.pair(image, text) for image in images.unbind(dim=1)]).mean()
         scale = self.scale_log.detach().exp()
-        return Losses(total, {self.kind: total.detach(), "temperature": 1.0 / scale})
+        parts = {self.kind: total.detach(), "temperature": 1.0 / scale}
+        return Losses(total, parts | {"image_spread": spread(images), "text_spread": spread(text)})
+
+    def symptoms(self, line: Mapping[str, float], clock: Clock) -> dict[str, str]:
+        """A tower that gives everything one vector: nothing can be learnt from it."""
+        del clock
+        towers = (("image_spread", "image tower", "pictures"), ("text_spread", "text tower", "captions"))
+        return {
+            f"collapse of the {tower}": f"the {tower} gives all {what} one vector "
+            f"(spread {line[name]:.1g} of 1)"
+            for name, tower, what in towers
+            if line[name] < COLLAPSED
+        }
 
     @torch.no_grad()
     def after_step(self, clock: Clock) -> None:

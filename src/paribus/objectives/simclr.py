@@ -10,6 +10,7 @@ Deviation: LayerNorm stands in the head where SLIP has SyncBatchNorm. With Batch
 depend on its neighbours, and no batch could be split over chunks or processes without changing the result.
 """
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
@@ -20,6 +21,7 @@ from torch import nn
 from paribus.encoders.text import Material
 from paribus.encoders.vision import VisionEncoder, init_linear, widen
 from paribus.objectives.base import Objective, ObjectiveConfig
+from paribus.objectives.collapse import COLLAPSED, spread
 from paribus.objectives.contrastive import nt_xent
 from paribus.rng import torch_seed
 from paribus.types import Batch, Clock, Encoded, Losses, ViewSpec
@@ -74,7 +76,15 @@ class SimClr(Objective):
         """NT-Xent over the whole batch."""
         del clock
         total = nt_xent(encoded["views"], self.config.temperature)
-        return Losses(total, {"simclr": total.detach()})
+        return Losses(total, {"simclr": total.detach(), "spread": spread(encoded["views"])})
+
+    def symptoms(self, line: Mapping[str, float], clock: Clock) -> dict[str, str]:
+        """An encoder that gives all pictures one vector."""
+        del clock
+        if line["spread"] >= COLLAPSED:
+            return {}
+        told = f"all pictures have one vector (spread {line['spread']:.1g} of 1)"
+        return {"collapse of the encoder": told}
 
     def looks(self) -> dict[tuple[str, str], float]:
         """One forward a view."""

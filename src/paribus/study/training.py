@@ -39,6 +39,7 @@ class Training(Stage[R]):
             folder=self.folder(runtime) / CHECKPOINTS,
             runtime=runtime,
             label=self.title(),
+            log=runtime.cache / "logs" / self.address(),
         )
 
     def _made(self, folder: Path, runtime: Runtime) -> R:

@@ -10,18 +10,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from tqdm import tqdm
 
 from paribus.errors import UserError
 from paribus.objectives.base import Objective
 from paribus.progress import progress as progress_bar
 from paribus.train import distributed
+from paribus.train.health import Health, Throughput
+from paribus.train.metrics import Metrics
 from paribus.train.optim import build_optimizer, clip_gradients, learning_rate, set_rates, trainable
 from paribus.train.sharding import shard
 from paribus.train.split import backward
-from paribus.train.state import Progress, load_state, save_state
-from paribus.types import Batch, Budget, Clock, Recipe, Runtime
+from paribus.train.state import load_state, save_state
+from paribus.types import Batch, Budget, Clock, Losses, Recipe, Runtime
 
 Batches = Callable[[int, int], Iterator[Batch]]
 """Batches of steps ``start`` to ``stop - 1``."""
@@ -46,6 +47,7 @@ def fit(
     folder: Path,
     runtime: Runtime,
     label: str,
+    log: Path | None = None,
 ) -> Fit:
     """Train ``objective`` for the whole budget, from the newest checkpoint in ``folder`` if there is one.
 
@@ -64,10 +66,12 @@ def fit(
         runtime: chunk, recomputing, cutting, device, how often to checkpoint; a result changes by rounding
             at most.
         label: for the progress bar.
+        log: where every step is logged as it is taken, without suffix (see ``metrics``); None: nowhere.
 
     Raises:
-        UserError: the loss is not finite, a checkpoint is damaged, a batch has fewer samples than there are
-            processes, these do not see the same checkpoints, or what is to be cut cannot be.
+        UserError: the loss is not finite, something collapsed or throughput fell for too long (see
+            ``health``), a checkpoint is damaged, a batch has fewer samples than there are processes, these do
+            not see the same checkpoints, or what is to be cut cannot be.
     """
     share = distributed.share()
     if budget.batch < share.size:
@@ -87,7 +91,10 @@ def fit(
     bar: tqdm[None] = progress_bar(
         label=label, total=whole, unit="img", initial=state.step * budget.batch, silent=not share.first
     )
-    with bar:
+    record = Metrics(log if share.first else None, state.step, tensorboard=runtime.tensorboard)
+    health, throughput = Health(runtime.patience, label), Throughput()
+    taken = time.monotonic()
+    with bar, record:
         for batch in batches(state.step, budget.steps):
             clock = Clock(state.step, state.step * budget.batch, whole)
             set_rates(optimizer, recipe, clock)
@@ -104,13 +111,17 @@ def fit(
             state.step += 1
             state.order = chain(state.order, every_id(batch))
             state.seconds = time.monotonic() - started
-            log(state, losses.total, losses.parts, recipe, clock, label)
+            line = logged(losses, recipe, clock, label)
+            state.history.append(line)
+            rate, taken = budget.batch / max(time.monotonic() - taken, 1e-9), time.monotonic()
+            record.write(clock.step, line | {"images_per_second": round(rate, 2)})
             bar.update(budget.batch)
+            health.see(objective.symptoms(line, clock) | throughput.symptoms(rate), clock.step)
             due = share.first and time.monotonic() - saved > runtime.checkpoint_seconds
             if shards is not None:
                 due = distributed.agreed(due)  # all have rows to give
             if due:
-                save_state(folder, state, objective, optimizer)
+                save_state(folder, state, objective, optimizer, runtime.checkpoints)
                 saved = time.monotonic()
     distributed.check_same(objective)
     if shards is not None:
@@ -131,15 +142,15 @@ def chain(digest: str, ids: NDArray[np.uint64]) -> str:
     return hashlib.sha256(digest.encode() + ids.tobytes()).hexdigest()
 
 
-def log(
-    state: Progress, total: Tensor, parts: dict[str, Tensor], recipe: Recipe, clock: Clock, label: str
-) -> None:
-    """Add a line to the history; refuse to go on with a loss that is not a number."""
-    value = float(total)
-    if not math.isfinite(value):
+def logged(losses: Losses, recipe: Recipe, clock: Clock, label: str) -> dict[str, float]:
+    """A step's line of the history; refuses to go on with a loss that is not a number."""
+    total, *parts = torch.stack(
+        [v.detach().double() for v in (losses.total, *losses.parts.values())]
+    ).tolist()
+    if not math.isfinite(total):
         raise UserError(
-            f"The loss of {label} is {value} at step {clock.step}: lower recipe.lr or set recipe.clip; "
+            f"The loss of {label} is {total} at step {clock.step}: lower recipe.lr or set recipe.clip; "
             "the last checkpoint is kept."
         )
-    line = {"seen": float(clock.seen), "loss": value, "lr": learning_rate(recipe, clock)}
-    state.history.append(line | {name: float(part) for name, part in parts.items()})
+    line = {"seen": float(clock.seen), "loss": total, "lr": learning_rate(recipe, clock)}
+    return line | dict(zip(losses.parts, parts, strict=True))

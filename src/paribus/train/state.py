@@ -22,8 +22,6 @@ from paribus.objectives.base import Objective
 from paribus.train import distributed
 from paribus.train.optim import trainable
 
-KEEP = 2
-
 
 @dataclass
 class Progress:
@@ -60,9 +58,9 @@ def _tensors(objective: Objective, optimizer: torch.optim.Optimizer) -> dict[str
 
 
 def save_state(
-    folder: Path, progress: Progress, objective: Objective, optimizer: torch.optim.Optimizer
+    folder: Path, progress: Progress, objective: Objective, optimizer: torch.optim.Optimizer, keep: int = 2
 ) -> None:
-    """Write checkpoint ``step-N``; drop all but the last two, and what a killed run left half written.
+    """Write checkpoint ``step-N``; drop all but the last ``keep``, and what a killed run left half written.
 
     The first process writes. The others must call it too if the objective is cut, and need not otherwise.
     """
@@ -74,7 +72,7 @@ def save_state(
         save_file(tensors, temporary / "state.safetensors")
         digest = sha256(temporary / "state.safetensors")
         write_json(temporary / "progress.json", {"sha256": digest, **asdict(progress)})
-    for old in [*checkpoints(folder)[:-KEEP], *folder.glob(".step-*.tmp")]:
+    for old in [*checkpoints(folder)[:-keep], *folder.glob(".step-*.tmp")]:
         shutil.rmtree(old)
 
 
