@@ -152,21 +152,27 @@ def plan(
     recompute: Recompute = False,
     shard: Shard = False,
     processes: Annotated[int, typer.Option(min=1, help="that will train together, one on each GPU")] = 1,
+    measured: Annotated[
+        bool, typer.Option("--measure", help="train every arm for a few steps on made-up pixels first")
+    ] = False,
 ) -> None:
     """Print the stage graph, what is cached, and what each arm and the rest will cost; reads no data.
 
+    With --measure hours are those of this device; rates are kept in the cache, and later plans show them.
     Of published encoders the folders are read, which must be there unless they are the paper's.
     """
-    from paribus.study.plan import arm_costs, measured_rate, needed, settled, spell
+    from paribus.study.plan import arm_costs, measure_arms, measured_rate, needed, settled, spell
     from paribus.study.plan import plan as planned
     from paribus.study.study import load_study
 
     loaded = load_study(study, tuple(change or ()))
     runtime = make_runtime(cache=cache, device=device, chunk=chunk, recompute=recompute, shard=shard)
+    if measured:
+        measure_arms(loaded, runtime)
     ends, choices = settled(loaded, runtime)
     stages = list(planned(ends, runtime, measured_rate(loaded, runtime)))
     needs = needed(ends, runtime, processes)
-    print(spell(arm_costs(loaded), stages, choices, needs, runtime, processes))
+    print(spell(arm_costs(loaded, runtime), stages, choices, needs, runtime, processes))
 
 
 @app.command()

@@ -343,7 +343,7 @@ def test_a_plan_of_nothing_done_adds_up(tiny_study, tiny_cache):
 def test_the_papers_scale_is_planned_arm_by_arm_without_data(tmp_path, capsys):
     """Facts of open_clip's profile and of DINO's recipe, by other people: 105 and 435 GFLOPs a sample."""
     study = load_study(ROOT / "studies" / "paper.yaml")
-    costs = {cost.name: cost for cost in arm_costs(study)}
+    costs = {cost.name: cost for cost in arm_costs(study, Runtime())}
     runtime = Runtime(cache=tmp_path / "none")
     ends, choices = settled(study, runtime)
     stages = list(plan(ends, runtime, measured_rate(study, runtime)))

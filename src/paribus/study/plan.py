@@ -1,5 +1,6 @@
 """Plan: what a study will cost, from its file and the configs of published models; no data, no memory."""
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import NamedTuple
 from paribus.progress import duration
 from paribus.study.downstream import Taught
 from paribus.study.keeping import Choice, alike, choose, keep, kept_lessons, listed
+from paribus.study.measuring import Rate, keep_rates, key, known_rates, measure
 from paribus.study.memory import predict
 from paribus.study.stage import AnyStage, walk
 from paribus.study.stages import Pretrain
@@ -33,7 +35,7 @@ class Planned(NamedTuple):
 
 
 class ArmCost(NamedTuple):
-    """What one arm under one seed is predicted to cost, whether it is done or not."""
+    """What one arm under one seed will cost, whether it is done or not; ``rate`` if it was measured."""
 
     name: str
     seed: int
@@ -41,11 +43,17 @@ class ArmCost(NamedTuple):
     samples: int
     forwards: float
     flops: float
+    rate: Rate | None
 
     @property
     def gpu_hours(self) -> float:
         """At ``GPU_RATE``."""
         return self.flops / GPU_RATE / 3600
+
+    @property
+    def hours(self) -> float:
+        """At the measured rate; nought without one."""
+        return 0.0 if self.rate is None else self.samples / self.rate.images_per_second / 3600
 
 
 TOLD = 1e8
@@ -112,8 +120,17 @@ def assumed_rate(runtime: Runtime) -> float:
     return GPU_RATE if runtime.torch_device.type == "cuda" else ASSUMED_RATE
 
 
-def arm_costs(study: Study) -> list[ArmCost]:
-    """Steps, samples and FLOPs of every arm."""
+def measure_arms(study: Study, runtime: Runtime) -> None:
+    """Measure, one after another, what is not known yet of this device; what was measured is kept at once."""
+    for arm in study.all_arms():
+        if key(arm.encoder, runtime) not in known_rates(runtime.cache):
+            rate = measure(arm.encoder, runtime, arm.name)
+            keep_rates(runtime.cache, {key(arm.encoder, runtime): rate})
+
+
+def arm_costs(study: Study, runtime: Runtime) -> list[ArmCost]:
+    """Steps, samples and FLOPs of every arm, and its rate on this device if it was measured."""
+    rates = known_rates(runtime.cache)
     return [
         ArmCost(
             name=arm.name,
@@ -122,6 +139,7 @@ def arm_costs(study: Study) -> list[ArmCost]:
             samples=arm.encoder.budget.steps * arm.encoder.budget.batch,
             forwards=arm.encoder.image_forwards(),
             flops=arm.encoder.flops(),
+            rate=rates.get(key(arm.encoder, runtime)),
         )
         for arm in study.all_arms()
     ]
@@ -157,6 +175,27 @@ def _arms(arms: Sequence[ArmCost]) -> list[str]:
         f"{'arm':<{width}}  seed     steps      samples  forwards  FLOPs/sample     FLOPs  GPU-hours",
         *(_arm(arm, width) for arm in arms),
         f"(forwards: of a full-size image, a sample; GPU-hours at {GPU_RATE / 1e12:.0f} TFLOP/s)",
+        "",
+        *_measured([arm for arm in arms if arm.rate is not None], width),
+    ]
+
+
+def _measured(arms: Sequence[ArmCost], width: int) -> list[str]:
+    """What this device was measured to do, and what that makes of the budget."""
+    rates = [arm.rate for arm in arms if arm.rate is not None]
+    if not rates:
+        return []
+    width = max(width, len("measured"))
+    rows = [
+        f"{arm.name:<{width}}  {arm.seed:>4}  {rate.samples:>6,}  {rate.images_per_second:>8,.1f}"
+        f"  {rate.flops_per_second / 1e12:>7.3g}  {_hours(arm.hours):>7}  {rate.inputs_per_second:>8,.0f}"
+        f"  {math.ceil(rate.images_per_second / rate.inputs_per_second):>5}"
+        for arm, rate in zip(arms, rates, strict=True)
+    ]
+    return [
+        f"{'measured':<{width}}  seed  a step  images/s  TFLOP/s    hours  inputs/s  cores",
+        *rows,
+        f"(on one {rates[0].device}; inputs/s: that one core makes; cores: that keep up with the device)",
         "",
     ]
 
