@@ -66,6 +66,7 @@ Recompute = Annotated[
 Shard = Annotated[
     bool, typer.Option("--shard", help="spread a language model's weights over the processes of torchrun")
 ]
+Checkpoints = Annotated[int, typer.Option(min=1, help="how many are kept of a training that goes on")]
 Patience = Annotated[
     int, typer.Option(min=1, help="steps in a row with a collapse or a fallen throughput until a run ends")
 ]
@@ -104,6 +105,7 @@ def run(
     chunk: Chunk = None,
     recompute: Recompute = False,
     shard: Shard = False,
+    checkpoints: Checkpoints = 2,
     patience: Patience = 200,
     tensorboard: TensorBoard = False,
     cluster: Cluster = None,
@@ -126,6 +128,7 @@ def run(
         chunk=chunk,
         recompute=recompute,
         shard=shard,
+        checkpoints=checkpoints,
         patience=patience,
         tensorboard=tensorboard,
         cluster=cluster,

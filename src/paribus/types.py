@@ -249,10 +249,10 @@ class Runtime(Config):
     chunk: int | None = Field(None, gt=0, description="samples encoded at once; None: the whole batch")
     recompute: bool = Field(False, description="recompute activations in the backward pass: memory for time")
     shard: bool = Field(False, description="spread weights over the processes (FSDP2): for what fits no one")
-    checkpoint_seconds: float = Field(20.0, ge=0)
+    checkpoint_seconds: float = Field(20.0, ge=0, description="the least between checkpoints; 0: each step")
     checkpoints: int = Field(2, ge=1, description="how many are kept of a training that goes on")
-    patience: int = Field(
-        200, ge=1, description="steps in a row with a collapse or a fallen throughput after which a run ends"
+    patience: int | None = Field(
+        200, ge=1, description="steps in a row with a collapse or fallen throughput that end a run; None: any"
     )
     tensorboard: bool = Field(False, description="write events for TensorBoard beside the log")
     cluster: str | None = Field(None, description="exca's cluster: None, local, slurm")

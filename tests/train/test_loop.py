@@ -18,7 +18,7 @@ from vlm import tiny_vlm
 
 from paribus.errors import UserError
 from paribus.objectives import OBJECTIVES
-from paribus.train.loop import chain, fit
+from paribus.train.loop import chain, fit, until_next
 from paribus.train.optim import learning_rate
 from paribus.train.state import checkpoints
 from paribus.types import Budget, Clock, Runtime
@@ -325,3 +325,19 @@ def test_a_file_that_may_not_grow_keeps_the_last_good_checkpoint(tmp_path, whole
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000001", "step-00000002"]
     ended_alike(train("clip", tmp_path), whole["clip"][0], tmp_path, whole["clip"][1])
+
+
+@pytest.mark.parametrize(
+    ("cost", "least", "expected"), [(0.1, 20.0, 20.0), (3.0, 20.0, 150.0), (3.0, 0.0, 0.0)]
+)
+def test_checkpoints_take_a_fiftieth_of_the_time_at_most(cost, least, expected):
+    assert until_next(cost, Runtime(checkpoint_seconds=least)) == pytest.approx(expected)
+
+
+def test_as_many_checkpoints_are_kept_as_asked(tmp_path):
+    objective, loader = build("clip")
+    fit(
+        objective, loader, recipe=RECIPE, budget=Budget(samples=STEPS * BATCH, batch=BATCH), precision="fp32",
+        folder=tmp_path, runtime=Runtime(device="cpu", checkpoint_seconds=0.0, checkpoints=4), label="clip",
+    )  # fmt: skip
+    assert [int(path.name[5:]) for path in checkpoints(tmp_path)] == list(range(STEPS - 3, STEPS + 1))

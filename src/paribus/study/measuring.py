@@ -142,7 +142,7 @@ def _steps(stage: Pretrain, runtime: Runtime, samples: int, label: str) -> list[
             budget=Budget(samples=samples * (WARM + TIMED), batch=samples),
             precision=stage.precision,
             folder=Path(folder),
-            runtime=runtime.model_copy(update={"checkpoint_seconds": UNINTERRUPTED}),
+            runtime=runtime.model_copy(update={"checkpoint_seconds": UNINTERRUPTED, "patience": None}),
             label=f"measuring {label}",
         )
     return [end - start for start, end in zip(asked[WARM:-1], asked[WARM + 1 :], strict=True)]

@@ -30,11 +30,11 @@ class Health:
     """Counts, for each symptom, the steps in a row that showed it.
 
     Args:
-        patience: steps in a row after which the run ends.
+        patience: steps in a row after which the run ends; None: nobody watches.
         label: names the run.
     """
 
-    def __init__(self, patience: int, label: str) -> None:
+    def __init__(self, patience: int | None, label: str) -> None:
         self.patience, self.label = patience, label
         self.lasting: dict[str, int] = {}
 
@@ -44,6 +44,8 @@ class Health:
         Raises:
             UserError: one of them has lasted for ``patience`` steps.
         """
+        if self.patience is None:
+            return
         before = self.lasting
         self.lasting = {name: before.get(name, 0) + 1 for name in symptoms}
         for name, clause in symptoms.items():

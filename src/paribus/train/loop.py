@@ -24,6 +24,9 @@ from paribus.train.split import backward
 from paribus.train.state import load_state, save_state
 from paribus.types import Batch, Budget, Clock, Losses, Recipe, Runtime
 
+SAVING = 0.02
+"""The largest share of the time that is spent on checkpoints."""
+
 Batches = Callable[[int, int], Iterator[Batch]]
 """Batches of steps ``start`` to ``stop - 1``."""
 
@@ -85,7 +88,7 @@ def fit(
         raise UserError(f"The processes do not begin at one step: all must see the same folder {folder}.")
     distributed.check_same(objective)
     parameters = list(trainable(objective).values())
-    started, saved = time.monotonic() - state.seconds, time.monotonic()
+    started, saved, wait = time.monotonic() - state.seconds, time.monotonic(), runtime.checkpoint_seconds
     objective.train()
     whole = budget.steps * budget.batch
     bar: tqdm[None] = progress_bar(
@@ -117,17 +120,24 @@ def fit(
             record.write(clock.step, line | {"images_per_second": round(rate, 2)})
             bar.update(budget.batch)
             health.see(objective.symptoms(line, clock) | throughput.symptoms(rate), clock.step)
-            due = share.first and time.monotonic() - saved > runtime.checkpoint_seconds
+            due = share.first and time.monotonic() - saved > wait
             if shards is not None:
                 due = distributed.agreed(due)  # all have rows to give
             if due:
+                begun = time.monotonic()
                 save_state(folder, state, objective, optimizer, runtime.checkpoints)
                 saved = time.monotonic()
+                wait = until_next(saved - begun, runtime)
     distributed.check_same(objective)
     if shards is not None:
         del optimizer, parameters  # room for the whole
         shards.join()
     return Fit(state.order, state.seconds, state.history)
+
+
+def until_next(cost: float, runtime: Runtime) -> float:
+    """Seconds until the next checkpoint is due, after one that took ``cost`` seconds."""
+    return max(runtime.checkpoint_seconds, cost / SAVING) if runtime.checkpoint_seconds else 0.0
 
 
 def every_id(batch: Batch) -> NDArray[np.uint64]:
