@@ -17,7 +17,7 @@ import typer
 
 from paribus.cli_annotate import annotate
 from paribus.cli_compare import compare
-from paribus.cli_embed import embed
+from paribus.cli_embed import embed, mine
 from paribus.cli_encoder import app as encoder_app
 from paribus.cli_lmms import task
 from paribus.cli_options import make_runtime, read_slurm
@@ -41,6 +41,7 @@ vlm_app.command()(task)
 app.command()(chat)
 app.command()(compare)
 app.command()(embed)
+app.command()(mine)
 app.command()(probe)
 app.command()(knn)
 app.command()(zeroshot)

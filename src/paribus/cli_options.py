@@ -1,6 +1,6 @@
 """What several commands of the command line have in common."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from paribus.errors import UserError
 
@@ -65,3 +65,20 @@ def read_slurm(given: list[str]) -> "Slurm":
         raise UserError(
             f"--slurm {key}={settings[key]}: {message[0].lower()}{message[1:]}; correct it."
         ) from error
+
+
+def read_cosines(given: str) -> dict[Literal["a", "b"], tuple[float, float]]:
+    """Not alike up to and alike from, of each encoder.
+
+    Raises:
+        UserError: it is not three cosines in order.
+    """
+    try:
+        a, b, low = (float(each) for each in given.split(","))
+        if not -1 <= low < min(a, b) <= max(a, b) <= 1:
+            raise ValueError
+    except ValueError as error:
+        raise UserError(
+            f"--cosines {given}: give three cosines, alike to A, alike to B, not alike: e.g. 0.7,0.8,0.5."
+        ) from error
+    return {"a": (low, a), "b": (low, b)}

@@ -7,7 +7,8 @@ it differs by rounding; the table says what it was made on.
 
 In the folder: ``manifest.json``, what the features are of; ``shards/NAME.safetensors``, written whole, of
 each shard that is done; and in the end, in their place, ``features.npy`` [N D], which can be mapped into
-memory, ``samples.parquet`` (key and shard of each row), and, last, ``table.json``.
+memory, ``samples.parquet`` (key and shard of each row), ``looks.safetensors`` if they are wanted (what tells
+near-duplicates and placeholders), and, last, ``table.json``.
 """
 
 import hashlib
@@ -35,6 +36,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from paribus.analysis.looks import Looks, look_at
 from paribus.data.shards import Shards, ShardsConfig, build_index
 from paribus.data.uids import read_uids
 from paribus.encoders.eye import Eye, EyeAbout
@@ -50,6 +52,7 @@ from paribus.train.places import own_part
 from paribus.types import Config, Runtime, Share
 
 MANIFEST, TABLE, FEATURES, SAMPLES = "manifest.json", "table.json", "features.npy", "samples.parquet"
+LOOKS = "looks.safetensors"
 _PARTS = "shards"
 
 Kept = Literal["fp16", "fp32"]
@@ -66,6 +69,7 @@ class Setting(Config):
     precision: Literal["bf16", "fp32"]
     batch: int = Field(gt=0, description="pictures at once: matrix products may round by it")
     kept: Kept = Field(description="what the features are written in")
+    looks: bool = Field(description="whether looks are kept too")
 
     @property
     def digest(self) -> str:
@@ -81,6 +85,7 @@ WORDS = {
     "precision": "another --precision",
     "batch": "another --batch",
     "kept": "another --store",
+    "looks": "another choice of --looks",
 }
 """What differs, in words, if a field of ``Setting`` does."""
 
@@ -113,6 +118,10 @@ class Table(NamedTuple):
         """Names of the samples: shard's stem/key in the tar."""
         found: list[str] = pq.read_table(self.folder / SAMPLES, columns=["key"])["key"].to_pylist()
         return found
+
+    def looks(self) -> Looks | None:
+        """What tells near-duplicates and placeholders, if it was kept."""
+        return Looks(**load_file(self.folder / LOOKS)) if self.about.setting.looks else None
 
 
 def open_table(folder: Path) -> Table:
@@ -180,6 +189,7 @@ class _Read(NamedTuple):
     block: _Block
     keys: list[str]
     pixels: Float[Tensor, "B 3 S S"]
+    looks: Looks | None
 
 
 @dataclass(frozen=True)
@@ -202,6 +212,7 @@ class Embedding:
     precision: Literal["bf16", "fp32"] = "bf16"
     batch: int = 128
     kept: Kept = "fp16"
+    looks: bool = False
 
     @cached_property
     def manifest(self) -> Manifest:
@@ -214,6 +225,7 @@ class Embedding:
             precision=self.precision,
             batch=self.batch,
             kept=self.kept,
+            looks=self.looks,
         )
         return Manifest(setting=setting, encoder=anywhere(self.eye.about))
 
@@ -269,15 +281,16 @@ class Embedding:
         total, missing = (sum(len(self.rows[number]) for number in some) for some in (own, todo))
         label = "features" if part.size == 1 else f"features, part {part.rank} of {part.size}"
         bar: tqdm[None] = progress(label=label, total=total, initial=total - missing, unit="picture")
-        keys, parts = list[str](), list[Tensor]()
+        keys, seen, looks = list[str](), list[Tensor](), list[Looks]()
         with bar:
             for read in self._reads(self._blocks(todo)):
                 keys += read.keys
-                parts.append(self._see(read.pixels))
+                seen.append(self._see(read.pixels))
+                looks += [] if read.looks is None else [read.looks]
                 bar.update(len(read.keys))
                 if read.block.last:
-                    self._write(read.block.shard, keys, torch.cat(parts))
-                    keys, parts = [], []
+                    self._write(read.block.shard, keys, torch.cat(seen), looks)
+                    keys, seen, looks = [], [], []
 
     def _blocks(self, numbers: Iterable[int]) -> Iterator[_Block]:
         for number in numbers:
@@ -302,14 +315,18 @@ class Embedding:
 
     def _read(self, block: _Block) -> _Read:
         samples = [self.source[row] for row in block.rows]
-        return _Read(block, [one.key for one in samples], self.eye.prepare([one.image for one in samples]))
+        images = [one.image for one in samples]
+        looks = look_at(images) if self.looks else None
+        return _Read(block, [one.key for one in samples], self.eye.prepare(images), looks)
 
     def _see(self, pixels: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B D"]:
         device = self.runtime.torch_device
         with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             return self.eye.look(pixels.to(device), layers=False).vector.float().cpu()
 
-    def _write(self, number: int, keys: list[str], seen: Float[Tensor, "n D"]) -> None:
+    def _write(
+        self, number: int, keys: list[str], seen: Float[Tensor, "n D"], looks: Sequence[Looks] = ()
+    ) -> None:
         """A shard's file, whole or not at all; whoever else writes it writes the same."""
         with np.errstate(over="ignore"):
             features = seen.numpy().astype(DTYPES[self.kept])
@@ -324,6 +341,8 @@ class Embedding:
             )
         told = {"setting": self.manifest.setting.digest, "made": machine(self.runtime.torch_device)}
         arrays = {"features": features, "keys": np.frombuffer(json.dumps(keys).encode(), np.uint8)}
+        if looks:
+            arrays |= joined(looks)._asdict()
         with whole_file(self._part(number)) as temporary:
             save_file(arrays, temporary, {"about": json.dumps(told)})  # one entry: their order is chance
 
@@ -340,6 +359,10 @@ class Embedding:
             return None
         fits = about["setting"] == self.manifest.setting.digest and rows == len(self.rows[number])
         return str(about["made"]) if fits else None
+
+    def _read_part(self, number: int, *names: str) -> list[np.ndarray]:
+        with safe_open(self._part(number), framework="np") as stored:
+            return [stored.get_tensor(name) for name in names]
 
     def _finished(self) -> bool:
         return (self.out / TABLE).exists()
@@ -361,7 +384,11 @@ class Embedding:
 
     def _join(self) -> None:
         made = sorted({str(self._made(number)) for number in self.whole})
-        width = int(load_file(self._part(self.whole[0]))["features"].shape[1])
+        width = int(self._read_part(self.whole[0], "features")[0].shape[1])
+        if self.looks:
+            looks = joined([Looks(*self._read_part(number, *Looks._fields)) for number in self.whole])
+            with whole_file(self.out / LOOKS) as temporary:
+                save_file(looks._asdict(), temporary)
         about = TableAbout(
             **dict(self.manifest),
             samples=len(self.source),
@@ -382,7 +409,7 @@ class Embedding:
         with whole_file(self.out / FEATURES) as temporary, temporary.open("wb") as handle:
             handle.write(header.getvalue())
             for number in progress(self.whole, label="joining", unit="shard"):
-                blob = load_file(self._part(number))["features"].tobytes()
+                blob = self._read_part(number, "features")[0].tobytes()
                 digest.update(blob)
                 handle.write(blob)
         return digest.hexdigest()
@@ -393,11 +420,16 @@ class Embedding:
         with whole_file(self.out / SAMPLES) as temporary:
             with pq.ParquetWriter(temporary, schema) as writer:
                 for number in self.whole:
-                    keys = json.loads(load_file(self._part(number))["keys"].tobytes())
+                    keys = json.loads(self._read_part(number, "keys")[0].tobytes())
                     names = [self._shards[number].name] * len(keys)
                     writer.write_table(pa.table({"key": keys, "shard": names}, schema=schema))
             with temporary.open("rb") as handle:
                 return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def joined(looks: Sequence[Looks]) -> Looks:
+    """Looks one after the other."""
+    return Looks(*(np.concatenate(column) for column in zip(*looks, strict=True)))
 
 
 def machine(device: torch.device) -> str:
