@@ -189,7 +189,7 @@ def test_a_process_whose_shards_another_has_joined_leaves_the_table_alone(place,
     assert not (tmp_path / "out" / "shards").exists()
 
 
-@pytest.mark.parametrize("harm", ["cut", "other setting", "other rows", "no safetensors"])
+@pytest.mark.parametrize("harm", ["cut", "other setting", "other rows", "no setting", "no safetensors"])
 def test_a_shard_that_is_not_whole_or_of_other_features_is_made_again(place, alone, tmp_path, harm):
     one = work(place, tmp_path / "out")
     one.run(Share(0, 2))
@@ -202,7 +202,9 @@ def test_a_shard_that_is_not_whole_or_of_other_features_is_made_again(place, alo
         path.write_bytes(b"hello")
     else:
         about = {"setting": one.manifest.setting.digest, "made": "x"}
-        if harm == "other setting":
+        if harm == "no setting":
+            del about["setting"]
+        elif harm == "other setting":
             about["setting"] = "f" * 64
             arrays["features"] = arrays["features"] + 1
         else:

@@ -71,7 +71,7 @@ def test_each_stage_is_a_job_that_leaves_what_it_would_here(slurm, study, tiny_c
     for options, script in jobs(folder):
         command = script.split("# command\n")[1]
         assert f"{sys.executable} -u -m submitit.core._submit" in command and "srun" not in command
-        assert options["output"].startswith(str(tiny_cache / "logs")) and "%j" in options["output"]
+        assert options["output"].startswith(str(tiny_cache / "jobs")) and "%j" in options["output"]
 
 
 @pytest.mark.slow

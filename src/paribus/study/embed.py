@@ -355,10 +355,10 @@ class Embedding:
             with safe_open(self._part(number), framework="np") as stored:
                 about = json.loads(stored.metadata()["about"])
                 rows = stored.get_slice("features").get_shape()[0]
+            fits = about["setting"] == self.manifest.setting.digest and rows == len(self.rows[number])
+            return str(about["made"]) if fits else None
         except (OSError, SafetensorError, ValueError, KeyError, TypeError):
             return None
-        fits = about["setting"] == self.manifest.setting.digest and rows == len(self.rows[number])
-        return str(about["made"]) if fits else None
 
     def _read_part(self, number: int, *names: str) -> list[np.ndarray]:
         with safe_open(self._part(number), framework="np") as stored:

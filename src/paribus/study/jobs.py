@@ -30,8 +30,8 @@ def asked(name: str, runtime: Runtime, several: bool) -> dict[str, Any]:
     given |= {f"slurm_{key}": getattr(slurm, key) for key in OWN}
     return given | {
         "cluster": runtime.cluster,
-        "folder": str(runtime.cache / "logs"),
-        "logs": str((runtime.cache / "logs" / "%j").absolute()),
+        "folder": str(runtime.cache / "jobs"),
+        "logs": str((runtime.cache / "jobs" / "%j").absolute()),
         "job_name": f"paribus-{name}",
         "nodes": nodes,
         "tasks_per_node": tasks,
