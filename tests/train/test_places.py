@@ -1,6 +1,7 @@
 """Which of several processes this one is: SLURM's variables as its manual pages have them."""
 
 import pytest
+from study import begin, records, small_settings, write_study
 from submitit.slurm.slurm import _parse_node_list
 
 from paribus.errors import UserError
@@ -8,7 +9,7 @@ from paribus.train import distributed
 from paribus.train.places import by_srun, first_host, own_part
 from paribus.types import Share
 
-from .processes import together_run
+from .processes import free_port, together_run, told
 
 STEP = {
     "SLURM_JOB_ID": "4711",
@@ -124,3 +125,18 @@ def test_processes_that_srun_started_work_as_one(tmp_path):
     """Two real processes, which know each other by SLURM's variables alone."""
     found = together_run(2, tmp_path / "out", __name__, "ranks", by="srun")
     assert found == [(Share(rank, 2), True, ["process 0", "process 1"]) for rank in (0, 1)]
+
+
+@pytest.mark.slow
+def test_srun_runs_a_study_to_one_report(tmp_path, tiny_cache):
+    """`srun --ntasks 2 paribus run`: the second process trains along and writes nothing."""
+    settings = small_settings()
+    settings |= {"measure": [], "baselines": [], "vlms": {}, "arms": {"clip": settings["arms"]["clip"]}}
+    study = write_study(tmp_path, settings)
+    asked = ("run", study, "--cache", tiny_cache, "--runs", tmp_path / "runs", "--device", "cpu")
+    port = free_port()
+    running = [begin(tmp_path, *asked, environment=told("srun", rank, 2, port)) for rank in (0, 1)]
+    ends = [each.wait() for each in running]
+    assert [end.code for end in ends] == [0, 0], ends
+    assert [end.out.count("Report: ") for end in ends] == [1, 0]
+    assert any(name.startswith("pretrain-") for name in records(tiny_cache))
