@@ -17,9 +17,10 @@ import typer
 
 from paribus.cli_annotate import annotate
 from paribus.cli_compare import compare
+from paribus.cli_embed import embed, mine
 from paribus.cli_encoder import app as encoder_app
 from paribus.cli_lmms import task
-from paribus.cli_options import make_runtime
+from paribus.cli_options import make_runtime, read_slurm
 from paribus.cli_probe import knn, map_abilities, photos, probe, retrieve, zeroshot
 from paribus.cli_vlm import app as vlm_app
 from paribus.cli_vlm import chat
@@ -39,6 +40,8 @@ app.add_typer(vlm_app, name="vlm")
 vlm_app.command()(task)
 app.command()(chat)
 app.command()(compare)
+app.command()(embed)
+app.command()(mine)
 app.command()(probe)
 app.command()(knn)
 app.command()(zeroshot)
@@ -71,7 +74,22 @@ Patience = Annotated[
     int, typer.Option(min=1, help="steps in a row with a collapse or a fallen throughput until a run ends")
 ]
 TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="write events to CACHE/logs while training")]
-Cluster = Annotated[str | None, typer.Option(help="exca's cluster: local or slurm")]
+
+
+class Place(StrEnum):
+    """Where stages run that are jobs of their own."""
+
+    LOCAL = "local"
+    SLURM = "slurm"
+
+
+Cluster = Annotated[
+    Place | None, typer.Option(help="each stage is a job of its own: a process here, or one that SLURM runs")
+]
+Ask = Annotated[
+    list[str] | None,
+    typer.Option("--slurm", metavar="KEY=VALUE", help="what a job asks SLURM for, e.g. partition=gpu"),
+]
 Corpus = Annotated[str, typer.Argument(help="the corpus; there is one: glyphs")]
 Size = Annotated[int, typer.Option(min=8, max=1024, help="side of the pictures in pixels")]
 RUNS, CACHE = Path("runs"), Path("cache")
@@ -109,6 +127,7 @@ def run(
     patience: Patience = 200,
     tensorboard: TensorBoard = False,
     cluster: Cluster = None,
+    slurm: Ask = None,
 ) -> None:
     """Run a study to its report; what is done already is not done again."""
     from paribus.report.page import write_report
@@ -118,6 +137,8 @@ def run(
     from paribus.study.run import execute, need_space, settle
     from paribus.study.study import load_study
 
+    if slurm and cluster is not Place.SLURM:
+        raise UserError("--slurm says what jobs ask SLURM for: it goes with --cluster slurm.")
     loaded = load_study(study, tuple(change or ()))
     settle(device)
     runtime = make_runtime(
@@ -131,7 +152,8 @@ def run(
         checkpoints=checkpoints,
         patience=patience,
         tensorboard=tensorboard,
-        cluster=cluster,
+        cluster=cluster and cluster.value,
+        slurm=read_slurm(slurm or []),
     )
     need_space(cache, 600)
     if not execute(loaded, runtime, say):

@@ -4,7 +4,7 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,7 +21,7 @@ from paribus.cli_named import (
     called,
     encoder_folder,
 )
-from paribus.cli_options import make_runtime
+from paribus.cli_options import make_runtime, read_cosines
 from paribus.errors import UserError
 from paribus.files import whole_file
 
@@ -72,7 +72,7 @@ def compare(
     from paribus.study.written import check_reader
 
     runtime = make_runtime(cache=cache, device=device, workers=workers)
-    pairing = Pairing(keep=keep, cosines=None if cosines is None else _cosines(cosines))
+    pairing = Pairing(keep=keep, cosines=None if cosines is None else read_cosines(cosines))
     folder = out or Path("runs") / f"compare-{called(a)}-{called(b)}-{called(str(images))}"
     apart(images, folder, cache)
     check_folder(folder)
@@ -132,20 +132,3 @@ def _keep_labels(folder: Path, found: "Comparison", pictures: Path) -> None:
             f"{folder / FILE} has labels of {len(kept)} pairs that are not among these, or of encoders or "
             "pictures that have changed: choose another folder with --out, or move the labels away."
         )
-
-
-def _cosines(given: str) -> dict[Literal["a", "b"], tuple[float, float]]:
-    """Not alike up to and alike from, of each encoder.
-
-    Raises:
-        UserError: it is not three cosines in order.
-    """
-    try:
-        a, b, low = (float(each) for each in given.split(","))
-        if not -1 <= low < min(a, b) <= max(a, b) <= 1:
-            raise ValueError
-    except ValueError as error:
-        raise UserError(
-            f"--cosines {given}: give three cosines, alike to A, alike to B, not alike: e.g. 0.7,0.8,0.5."
-        ) from error
-    return {"a": (low, a), "b": (low, b)}

@@ -239,6 +239,25 @@ class Confound(Config):
     source: str = Field(min_length=1)
 
 
+class Slurm(Config):
+    """What a stage's job asks SLURM for; None leaves it to the cluster."""
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    timeout_min: int = Field(
+        1_440, gt=0, description="minutes until a job is ended; run again, a training goes on from there"
+    )
+    nodes: int = Field(1, gt=0, description="of a stage that trains; all others are one process")
+    tasks_per_node: int = Field(1, gt=0, description="processes of a stage that trains, on each node")
+    gpus_per_node: int | None = Field(None, ge=0, description="None: one a process; none with device cpu")
+    cpus_per_task: int | None = Field(None, gt=0, description="None: as many as there are workers")
+    mem_gb: float | None = Field(None, gt=0)
+    setup: tuple[str, ...] = Field((), description="shell lines that come before the stage")
+    sbatch: dict[str, str] = Field({}, description="any other option of sbatch, by its long name")
+
+
 class Runtime(Config):
     """How and where a study runs. Nothing here changes a result but by rounding, nor enters an identity."""
 
@@ -255,7 +274,10 @@ class Runtime(Config):
         200, ge=1, description="steps in a row with a collapse or fallen throughput that end a run; None: any"
     )
     tensorboard: bool = Field(False, description="write events for TensorBoard beside the log")
-    cluster: str | None = Field(None, description="exca's cluster: None, local, slurm")
+    cluster: Literal["local", "slurm"] | None = Field(
+        None, description="each stage is a job of its own: a process (local), or one that SLURM runs"
+    )
+    slurm: Slurm = Slurm()
 
     @property
     def torch_device(self) -> torch.device:

@@ -16,9 +16,18 @@ def free_port():
         return free.getsockname()[1]
 
 
-def _work(rank, size, port, folder, module, function, arguments):
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+def told(by, rank, size, port):
+    """What a starter tells a process; SLURM's has its hosts in a list."""
+    if by == "srun":
+        step = {"JOB_ID": "7", "STEP_ID": "0", "STEP_NUM_TASKS": size, "STEP_NODELIST": "127.0.0.[1,3]"}
+        step |= {"PROCID": rank, "LOCALID": rank}
+        return {f"SLURM_{name}": str(value) for name, value in step.items()} | {"MASTER_PORT": str(port)}
+    own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_PORT": port}
+    return {name: str(value) for name, value in own.items()} | {"MASTER_ADDR": "127.0.0.1"}
+
+
+def _work(by, rank, size, port, folder, module, function, arguments):
+    os.environ |= told(by, rank, size, port) | {"OMP_NUM_THREADS": "1"}
     from paribus.train.distributed import together
 
     with together():
@@ -26,13 +35,13 @@ def _work(rank, size, port, folder, module, function, arguments):
     (folder / f"{rank}.result").write_bytes(pickle.dumps(result))
 
 
-def together_run(size, folder, module, function, *arguments, timeout=200):
+def together_run(size, folder, module, function, *arguments, timeout=200, by="torchrun"):
     """What ``module.function(*arguments)`` gives in each of ``size`` processes; ``folder`` is made."""
     folder = Path(folder)
     folder.mkdir(parents=True)
     port = free_port()
     workers = [
-        CONTEXT.Process(target=_work, args=(rank, size, port, folder, module, function, arguments))
+        CONTEXT.Process(target=_work, args=(by, rank, size, port, folder, module, function, arguments))
         for rank in range(size)
     ]
     for worker in workers:

@@ -7,6 +7,7 @@ and fetches any sample with two ``pread``. Keys are not in the table: a sample's
 header, which lies before its image and whose checksum tells if the tar is another one.
 """
 
+import bisect
 import contextlib
 import functools
 import hashlib
@@ -563,6 +564,16 @@ class Shards:
             ) from error
         text, _ = clean_caption(raw, self.meta.reading.max_caption)
         return Sample(key=f"{path.stem}/{key}", image=image, text=text)
+
+    def of_shard(self, number: int) -> range:
+        """Which samples a shard holds, by its number in ``meta.shards``; nothing of the table is copied."""
+        places = range(len(self))
+
+        def shard_of(row: int) -> int:
+            return int(self._table[row]["place"]) >> START
+
+        start = bisect.bisect_left(places, number, key=shard_of)
+        return range(start, bisect.bisect_left(places, number + 1, lo=start, key=shard_of))
 
     def caption(self, index: int) -> str:
         """One sample's caption; its picture is not read.

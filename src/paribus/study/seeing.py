@@ -69,11 +69,16 @@ def found_encoder(weights: str, root: Path) -> Found:
     files = read_files(folder)
     if not files:
         open_eye(weights, root)  # says what is wrong
+    weights = weights if weights in PUBLISHED else str(folder)
+    return Found(weights=weights, root=str(root), digest=files_digest(files))
+
+
+def files_digest(files: Sequence[Path]) -> str:
+    """SHA-256 over the names and digests of files."""
     whole = hashed()
     for path in files:
         whole.update(f"{path.name} {sha256(path)}\n".encode())
-    weights = weights if weights in PUBLISHED else str(folder)
-    return Found(weights=weights, root=str(root), digest=whole.hexdigest())
+    return whole.hexdigest()
 
 
 def folder_of(name: str, root: Path) -> Path:

@@ -20,7 +20,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from paribus.errors import UserError
 from paribus.files import make_folder, sha256, write_json
-from paribus.train.distributed import agreed
+from paribus.study.jobs import answered, asked
+from paribus.train.distributed import agreed, own_device, together
 from paribus.types import Config, Runtime
 
 logger = logging.getLogger(__name__)
@@ -40,13 +41,21 @@ class Stage(BaseModel, Generic[R]):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: ClassVar[str]
+    several: ClassVar[bool] = False
+    """Whether several processes can share the work."""
     infra: exca.SubmitInfra = exca.SubmitInfra()
 
     @infra.apply
     def _remote(self, runtime: Runtime) -> str | None:
         """What a cluster runs; gives the sentence of a ``UserError``, whose type is lost on the way back."""
         try:
-            self._fill(runtime)
+            own_device(runtime.device)
+            with together() as share:
+                if share.first:
+                    self._fill(runtime)
+                    agreed(False)  # done: the others end too
+                else:
+                    self.assist(runtime)
         except UserError as error:
             return str(error)
         return None
@@ -164,14 +173,9 @@ class Stage(BaseModel, Generic[R]):
         if runtime.cluster is None:
             self._fill(runtime)
         else:
-            logs = str(runtime.cache / "logs")
-            settings = {"cluster": runtime.cluster, "folder": logs, "job_name": self.name}
-            submitted: Stage[R] = self.model_validate(
-                self.model_dump(exclude={"infra"}) | {"infra": settings}
-            )
-            refused = submitted.infra.submit(runtime).result()
-            if refused is not None:
-                raise UserError(refused)
+            infra = asked(self.name, runtime, self.several)
+            submitted: Stage[R] = self.model_validate(self.model_dump(exclude={"infra"}) | {"infra": infra})
+            answered(submitted.infra, runtime)
         record = self.cached(runtime)
         if record is None:
             raise RuntimeError(f"stage {self.address()} left no record")
@@ -180,7 +184,7 @@ class Stage(BaseModel, Generic[R]):
     def _fill(self, runtime: Runtime) -> None:
         folder = self.folder(runtime)
         make_folder(folder)
-        with _locked(folder, self.name):
+        with locked(folder, self.name):
             if self.cached(runtime) is not None:
                 return
             _sweep(folder)
@@ -252,8 +256,8 @@ def _intact(path: Path, digest: str) -> bool:
         return False
 
 
-class _locked:  # noqa: N801 - used like a function
-    """Hold the stage's lock; say so once if another run holds it, and wait."""
+class locked:  # noqa: N801 - used like a function
+    """Hold a folder's lock; say so once if another run holds it, and wait."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.lock, self.name = FileLock(folder / LOCK), name

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from paribus.data.loader import Loader
 from paribus.objectives.base import Objective
@@ -15,6 +15,7 @@ from paribus.types import Budget, Recipe, Runtime
 class Training(Stage[R]):
     """A stage that trains: it leaves the logged series beside its weights."""
 
+    several: ClassVar[bool] = True
     recipe: Recipe
     budget: Budget
     precision: Literal["bf16", "fp32"]

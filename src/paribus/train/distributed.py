@@ -1,11 +1,12 @@
 """Several processes that train as one: the only file that knows torch.distributed.
 
-Start them with ``torchrun``. A batch is cut into as many runs of rows as there are processes. Each encodes
-its own rows; the encodings are gathered in order, so that every process takes the loss on the joined ones
-of the whole batch, as one alone would; each sends the encodings' gradients back through its own rows; and
-the parameters' gradients are summed. So the number of processes changes a result by rounding only (which in
-bf16 grows over a run), and objectives know nothing of it. The loss is computed by every process in full: for
-32,768 pairs that is 4 TFLOP a step in float32, beside 60 in bf16 for the encodings of 512 by a ViT-B/16.
+Start them with ``torchrun``, or with ``srun`` alone. A batch is cut into as many runs of rows as there are
+processes. Each encodes its own rows; the encodings are gathered in order, so that every process takes the
+loss on the joined ones of the whole batch, as one alone would; each sends the encodings' gradients back
+through its own rows; and the parameters' gradients are summed. So the number of processes changes a result
+by rounding only (which in bf16 grows over a run), and objectives know nothing of it. The loss is computed
+by every process in full: for 32,768 pairs that is 4 TFLOP a step in float32, beside 60 in bf16 for the
+encodings of 512 by a ViT-B/16.
 
 There is no wrapper around the model (DDP's hooks fire once a backward pass and know one pass only): gradients
 are summed in buckets after the last pass of a step.
@@ -27,6 +28,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor, zeros
 
 from paribus.errors import UserError
+from paribus.train.places import by_srun, by_torchrun
 from paribus.types import Share, device_of
 
 BUCKET = 64 * 2**20
@@ -44,7 +46,7 @@ _talk: dist.ProcessGroup | None = None
 
 @contextlib.contextmanager
 def together() -> Iterator[Share]:
-    """Within the block, the processes that ``torchrun`` started work as one; alone, nothing changes."""
+    """Within the block, the processes that were started together work as one; alone, nothing changes."""
     global _talk
     if not started() or dist.is_initialized():
         yield share()
@@ -59,8 +61,9 @@ def together() -> Iterator[Share]:
 
 
 def started() -> bool:
-    """Whether ``torchrun``, or what stands in for it, started this process."""
-    return {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys()
+    """Whether ``torchrun`` or ``srun`` started this process; torch reads of either what torchrun sets."""
+    os.environ.update(by_srun(os.environ))
+    return by_torchrun(os.environ)
 
 
 def own_device(device: str) -> None:
