@@ -139,7 +139,7 @@ Pixels = UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"]
 """Images in bytes, or in floats in [0, 1]."""
 
 
-def in_unit(images: Pixels) -> Float[Tensor, "B 3 H W"]:
+def in_unit(images: UInt8[Tensor, "..."] | Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """Bytes as float32 in [0, 1], on their device; floats stay as they are.
 
     The only place that makes floats of views: what is not being encoded stays in bytes.
