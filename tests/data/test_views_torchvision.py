@@ -1,11 +1,11 @@
 """Every crop beside torchvision's v2 with the very same parameters, on PIL pictures and on 8-bit tensors.
 
 The pixels are defined by what is done here (area averages, OpenCV's sums), so they are near, not the same.
-What deviates, in levels of 255 on photographs: the resize by 1.0 to 1.3 on average and up to 29 at edges (areas,
-where torchvision has antialiased cubics; a growing crop's cubics are of another family, 0.4 and 16); hue by 0.4
-and up to 11 (8-bit HSV is rounded otherwise); blur by 0.4 (PIL's repeated box) and, beside v2's kernel on
-tensors, up to 65 along the border (repeated here, mirrored there); saturation by 0.4 and at most 1; the others
-by rounding or not at all.
+What deviates, in levels of 255 on photographs: the resize by 1.0 to 1.3 on average and up to 29 at edges
+(areas, where torchvision has antialiased cubics; a growing crop's cubics are of another family, 0.4 and 16);
+hue by 0.4 and up to 11 (8-bit HSV is rounded otherwise); blur by 0.4 (PIL's repeated box) and, beside v2's
+kernel on tensors, up to 65 along the border (repeated here, mirrored there); saturation by 0.4 and at most 1;
+the others by rounding or not at all.
 """
 
 import itertools
