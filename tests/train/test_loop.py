@@ -274,7 +274,8 @@ def poisoned_at(step):
             for number, batch in enumerate(loader(start, stop), start):
                 if number == step:
                     views = {name: in_unit(view) for name, view in batch.views.items()}
-                    next(iter(views.values()))[0, 0, 0, 0, 0] = float("nan")
+                    first = next(iter(views.values()))
+                    first[(0,) * first.ndim] = float("nan")
                     batch = replace(batch, views=views)
                 yield batch
 
