@@ -22,6 +22,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/supervision.py
 	$(BIN)/python benchmarks/vlm.py
 	$(BIN)/python benchmarks/inputs.py
+	$(BIN)/python benchmarks/views.py
 	$(BIN)/python benchmarks/extract.py
 	$(BIN)/python benchmarks/probes.py --rows 20000 --width 256 --classes 100 --signal 0.21 --whole
 	$(BIN)/python benchmarks/probes.py --only linear

@@ -124,16 +124,18 @@ class ViewSpec(Config):
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples on the training device: ``views[name]`` is ``[B V 3 H W]`` in [0, 1]; texts stay words.
+    """Samples on the training device: ``views[name]`` is ``[B V 3 H W]`` in bytes; texts stay words.
 
-    Of a frozen encoder ``views[name]`` may be features that were kept, ``[B N D]``.
+    An encoder makes floats of the bytes that it is given, so a batch takes a quarter of their memory, and of
+    the way to the device. Of a frozen encoder ``views[name]`` may be pictures prepared as it was published,
+    floats in [0, 1] ``[B 3 H W]``, or features that were kept, ``[B N D]``.
 
     ``seed`` is this step's stream: with ``ids`` it keys everything that is random inside the model, so that
     no chunking and no resumption can change a draw.
     """
 
     ids: NDArray[np.uint64]
-    views: Mapping[str, Float[Tensor, "B ..."]]
+    views: Mapping[str, UInt8[Tensor, "B ..."] | Float[Tensor, "B ..."]]
     texts: Sequence[str]
     turns: Sequence[Turns]
     seed: int = 0

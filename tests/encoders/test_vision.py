@@ -12,6 +12,7 @@ from paribus.encoders.text import TextConfig, TextTower
 from paribus.encoders.vision import (
     EncoderConfig,
     VisionEncoder,
+    in_unit,
     load_weights,
     parameters,
     preset,
@@ -57,6 +58,27 @@ def test_equals_vitmodel(encoder):
     assert ours.patches.shape == (3, 16, 16)
     assert close(ours.cls, theirs[:, 0])
     assert close(ours.patches, theirs[:, 1:])
+
+
+def test_bytes_are_divided_by_255_in_float32():
+    """All 256, in the two ways in which views lie in memory; floats are left alone."""
+    every = np.arange(256, dtype=np.uint8)
+    expected = every.astype(np.float32) / np.float32(255)
+    assert np.array_equal(in_unit(torch.from_numpy(every)).numpy(), expected)
+    turned = torch.from_numpy(np.resize(every, (2, 8, 8, 3))).permute(0, 3, 1, 2)
+    assert np.array_equal(in_unit(turned).numpy(), expected[turned.numpy()])
+    given = pictures().double()
+    assert in_unit(given) is given
+
+
+@torch.no_grad()
+def test_bytes_and_their_floats_are_one_picture(encoder):
+    given = (pictures() * 255).to(torch.uint8)
+    before = given.clone()
+    for one, other in zip(encoder(given), encoder(in_unit(given)), strict=True):
+        assert one is other or torch.equal(one, other)
+    assert torch.equal(encoder.classes(given), encoder.classes(in_unit(given)))
+    assert torch.equal(given, before)
 
 
 @torch.no_grad()

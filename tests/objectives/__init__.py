@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from paribus.data.loader import Loader
 from paribus.encoders.text import Material, TextConfig, train_tokenizer
-from paribus.encoders.vision import EncoderConfig, VisionEncoder
+from paribus.encoders.vision import EncoderConfig, VisionEncoder, in_unit
 from paribus.objectives import OBJECTIVES
 from paribus.types import IMAGE, Batch, Sample, Turn
 
@@ -111,7 +111,7 @@ def in_float64(objective, batch):
                 norm = torch.nn.RMSNorm(child.weight.shape, eps=child.variance_epsilon)
                 norm.weight = child.weight
                 setattr(module, name, norm)
-    views = {name: view.double() for name, view in batch.views.items()}
+    views = {name: in_unit(view).double() for name, view in batch.views.items()}
     return objective.double(), Batch(batch.ids, views, batch.texts, batch.turns, batch.seed)
 
 

@@ -9,6 +9,7 @@ from reference.clip import info_nce
 from reference.towers import clip_text_of, vit_of
 from transformers.models.clip.modeling_clip import image_text_contrastive_loss
 
+from paribus.encoders.vision import in_unit
 from paribus.objectives.clip import Clip
 from paribus.objectives.contrastive import info_nce as clip_loss
 from paribus.types import Clock, Recipe
@@ -61,7 +62,7 @@ def test_the_whole_objective_equals_transformers_towers():
             parameter.mul_(2.0)
         objective.scale_log.fill_(math.log(30.0))
         vision, (text, swap) = vit_of(objective.image), clip_text_of(objective.joint.text)
-        pixels = (batch.views["image"][:, 0] - 0.5) / 0.5
+        pixels = (in_unit(batch.views["image"][:, 0]) - 0.5) / 0.5
         image = vision(pixels).last_hidden_state[:, 0] @ space.image_proj.weight.T
         words = text(swap[space.text.tokenize(batch.texts)]).pooler_output @ space.text_proj.weight.T
         image, words = image / image.norm(dim=1, keepdim=True), words / words.norm(dim=1, keepdim=True)

@@ -11,7 +11,7 @@ from reference import dino as reference
 from scipy.stats import binomtest
 
 from paribus.encoders.text import Material
-from paribus.encoders.vision import VisionEncoder
+from paribus.encoders.vision import VisionEncoder, in_unit
 from paribus.objectives import dino
 from paribus.objectives.dino import Dino, Head, dino_loss
 from paribus.objectives.residuals import keep_residuals
@@ -231,7 +231,7 @@ def test_ten_steps_of_training_equal_the_reference_loop(tmp_path):
 
     def batches(first, stop):
         for batch in tiny_loader("dino")(first, stop):
-            yield replace(batch, views={name: view.double() for name, view in batch.views.items()})
+            yield replace(batch, views={name: in_unit(view).double() for name, view in batch.views.items()})
 
     fit(objective, batches, **settings(tmp_path, recipe, steps))
     centre = train_as_published(student, teacher, list(batches(0, steps)), recipe)

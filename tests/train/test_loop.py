@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from objectives import same_bits, tiny_loader, tiny_objective
 from vlm import tiny_loader as vlm_loader
 from vlm import tiny_vlm
 
+from paribus.encoders.vision import in_unit
 from paribus.errors import UserError
 from paribus.objectives import OBJECTIVES
 from paribus.train.loop import chain, fit, until_next
@@ -271,8 +273,10 @@ def poisoned_at(step):
         def batches(start, stop):
             for number, batch in enumerate(loader(start, stop), start):
                 if number == step:
-                    view = next(iter(batch.views.values()))
-                    view[(0,) * view.ndim] = float("nan")
+                    views = {name: in_unit(view) for name, view in batch.views.items()}
+                    first = next(iter(views.values()))
+                    first[(0,) * first.ndim] = float("nan")
+                    batch = replace(batch, views=views)
                 yield batch
 
         return batches

@@ -18,6 +18,9 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+JPEG = b"\xff\xd8"
+_JPEG = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+
 
 def decode_image(blob: bytes) -> UInt8[np.ndarray, "H W 3"]:
     """An image file as RGB: sixteen bits become eight, transparency becomes white.
@@ -25,16 +28,20 @@ def decode_image(blob: bytes) -> UInt8[np.ndarray, "H W 3"]:
     Raises:
         ValueError: OpenCV cannot decode it, or it has no colours of 8 or 16 bits.
     """
+    # No JPEG has transparency, so it comes as RGB at once, without a copy on the way.
+    flags = _JPEG if blob.startswith(JPEG) else cv2.IMREAD_UNCHANGED
     try:
-        decoded: Any = cv2.imdecode(np.frombuffer(blob, np.uint8), cv2.IMREAD_UNCHANGED)
+        decoded: Any = cv2.imdecode(np.frombuffer(blob, np.uint8), flags)
     except cv2.error as error:
         raise ValueError("not a picture") from error
     if decoded is None or decoded.dtype not in (np.uint8, np.uint16):
         raise ValueError("not a picture")
     if decoded.dtype == np.uint16:
         decoded = (decoded >> 8).astype(np.uint8)
-    if decoded.ndim == 2:
-        rgb: UInt8[np.ndarray, "H W 3"] = cv2.cvtColor(decoded, cv2.COLOR_GRAY2RGB)
+    if flags == _JPEG:
+        rgb: UInt8[np.ndarray, "H W 3"] = decoded
+    elif decoded.ndim == 2:
+        rgb = cv2.cvtColor(decoded, cv2.COLOR_GRAY2RGB)
     elif decoded.shape[2] == 3:
         rgb = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
     else:
@@ -86,7 +93,7 @@ def clean_caption(raw: bytes, longest: int) -> tuple[str, list[str]]:
 
 
 _HEADERS: dict[bytes, Callable[[io.BytesIO], ImageFile]] = {
-    b"\xff\xd8": JpegImageFile,
+    JPEG: JpegImageFile,
     b"\x89P": PngImageFile,
     b"RI": WebPImageFile,
 }

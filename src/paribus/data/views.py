@@ -3,8 +3,8 @@
 What is drawn is a pure function of (seed, epoch, sample id, view name, view index), so neither the batch a
 sample is in, nor the number of workers, nor a resumed run can change a pixel. The distributions are
 torchvision's (RandomResizedCrop, ColorJitter) in the order of DINO's ``DataAugmentationDINO``: crop, flip,
-jitter, greyscale, blur, solarise (facebookresearch/dino, main_dino.py). Pixels stay 8-bit until the end, as
-PIL's do in the published recipes.
+jitter, greyscale, blur, solarise (facebookresearch/dino, main_dino.py). Pixels stay 8-bit, as PIL's do in the
+published recipes; the encoder makes them float, on its own device.
 """
 
 import itertools
@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64, Int64, UInt8, UInt64
+from jaxtyping import Bool, Float64, Int64, UInt8, UInt64
 from numpy.typing import NDArray
 from torch import Tensor
 
+from paribus.data.areas import shrink
 from paribus.errors import UserError
 from paribus.rng import U64, mix, stream, uniforms
 from paribus.types import ViewSpec
@@ -83,7 +84,7 @@ def make_views(
     seed: int,
     epoch: NDArray[np.integer[Any]],
     pool: Executor | None = None,
-) -> dict[str, Float[Tensor, "B _ 3 _ _"]]:
+) -> dict[str, UInt8[Tensor, "B _ 3 _ _"]]:
     """Crop, resize and colour every image as each spec asks.
 
     A spec with scale (1, 1) and no photometric operation is the plain resized image (its largest centred
@@ -99,7 +100,7 @@ def make_views(
         pool: renders chunks of the batch at once (threads suffice: OpenCV releases the lock).
 
     Returns:
-        Name -> float32 ``[B V 3 side side]`` in [0, 1], not normalised.
+        Name -> bytes ``[B V 3 side side]``, contiguous.
 
     Raises:
         UserError: two specs share a name, or a view would have no pixel.
@@ -111,14 +112,17 @@ def make_views(
     keys = ids ^ mix(epoch.astype(np.uint64))
     ratio = max(image_size / 224, LEAST_BLUR_RATIO)
     draws = {spec.name: _draw_spec(spec, seed, keys, sizes, ratio) for spec in specs}
-    jobs = []
-    for start in range(0, len(images), CHUNK):
-        rows = slice(start, start + CHUNK)
-        part = {name: [view.rows(rows) for view in drawn] for name, drawn in draws.items()}
-        jobs.append((images[rows], part, sides))
-    run = map if pool is None else pool.map
-    parts = list(run(_render_chunk, jobs))
-    return {spec.name: _join([part[spec.name] for part in parts], spec, sides[spec.name]) for spec in specs}
+    if pool is None:
+        made = _render((images, draws, sides))
+    else:
+        jobs = []
+        for start in range(0, len(images), CHUNK):
+            rows = slice(start, start + CHUNK)
+            part = {name: [view.rows(rows) for view in drawn] for name, drawn in draws.items()}
+            jobs.append((images[rows], part, sides))
+        parts = list(pool.map(_render, jobs)) or [_render((images, draws, sides))]
+        made = {name: np.concatenate([part[name] for part in parts]) for name in sides}
+    return {name: torch.from_numpy(pixels) for name, pixels in made.items()}
 
 
 def _draw_spec(
@@ -142,15 +146,6 @@ def view_sides(specs: Sequence[ViewSpec], image_size: int) -> dict[str, int]:
         if side < 1:
             raise UserError(f"View {name!r} has no pixel at image_size {image_size}: raise its size.")
     return sides
-
-
-def _join(
-    parts: list[UInt8[np.ndarray, "_ V S S 3"]], spec: ViewSpec, side: int
-) -> Float[Tensor, "B V 3 S S"]:
-    """Chunks of 8-bit views to one float tensor, channels first."""
-    pixels = np.concatenate([np.empty((0, spec.count, side, side, 3), np.uint8), *parts])
-    planes = torch.from_numpy(pixels).permute(0, 1, 4, 2, 3)
-    return planes.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
 
 def draw_views(
@@ -233,20 +228,23 @@ def _centred(
 _Job = tuple[Sequence[Image], Mapping[str, Sequence[Draws]], Mapping[str, int]]
 
 
-def _render_chunk(job: _Job) -> dict[str, UInt8[np.ndarray, "_ _ _ _ 3"]]:
+def _render(job: _Job) -> dict[str, UInt8[np.ndarray, "_ _ 3 _ _"]]:
     """Render every view of some samples; one argument, so that any executor can map it."""
     images, draws, sides = job
-    return {
-        name: np.stack([_render_view(images, view, sides[name]) for view in views], axis=1)
-        for name, views in draws.items()
-    }
+    made = {}
+    for name, views in draws.items():
+        side = sides[name]
+        out = made[name] = np.empty((len(images), len(views), 3, side, side), np.uint8)
+        for number, view in enumerate(views):
+            _render_view(images, view, out[:, number])
+    return made
 
 
-def _render_view(images: Sequence[Image], draws: Draws, side: int) -> UInt8[np.ndarray, "_ {side} {side} 3"]:
-    """Render one view of each sample."""
-    out = np.empty((len(images), side, side, 3), np.uint8)
+def _render_view(images: Sequence[Image], draws: Draws, out: UInt8[np.ndarray, "_ 3 side side"]) -> None:
+    """Render one view of each sample into ``out``, plane by plane."""
+    side = out.shape[-1]
     rows = zip(images, *(values.tolist() for values in draws), strict=True)
-    for row, (image, box, flip, order, factors, gray, sigma, solarize) in enumerate(rows):
+    for planes, (image, box, flip, order, factors, gray, sigma, solarize) in zip(out, rows, strict=True):
         view = crop_resize(image, box, side)
         if flip:
             view = cv2.flip(view, 1)
@@ -258,8 +256,7 @@ def _render_view(images: Sequence[Image], draws: Draws, side: int) -> UInt8[np.n
             view = blur(view, sigma)
         if solarize:
             view = cv2.LUT(view, _SOLARIZED)
-        out[row] = view
-    return out
+        cv2.split(view, list(planes))
 
 
 def crop_resize(image: Any, box: Sequence[int], side: int) -> Any:
@@ -274,10 +271,11 @@ def crop_resize(image: Any, box: Sequence[int], side: int) -> Any:
         return crop
     if h < side < w or w < side < h:
         # INTER_AREA falls back on linear as soon as one axis grows, so the other is averaged first.
-        crop = cv2.resize(crop, (min(w, side), min(h, side)), interpolation=cv2.INTER_AREA)
+        crop = shrink(crop, min(w, side), min(h, side))
         h = w = min(h, w)
-    method = cv2.INTER_AREA if h >= side and w >= side else cv2.INTER_CUBIC
-    return cv2.resize(crop, (side, side), interpolation=method)
+    if h >= side and w >= side:
+        return shrink(crop, side, side)
+    return cv2.resize(crop, (side, side), interpolation=cv2.INTER_CUBIC)
 
 
 def brightness(image: Any, factor: float) -> Any:

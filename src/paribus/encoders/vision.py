@@ -28,7 +28,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from pydantic import Field, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
@@ -133,6 +133,21 @@ def parameters(config: EncoderConfig) -> int:
 def widen(x: Tensor) -> Tensor:
     """Half precision to float32, for what must not be rounded; float32 and float64 stay as they are."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+Pixels = UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"]
+"""Images in bytes, or in floats in [0, 1]."""
+
+
+def in_unit(images: UInt8[Tensor, "..."] | Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Bytes as float32 in [0, 1], on their device; floats stay as they are.
+
+    The only place that makes floats of views: what is not being encoded stays in bytes.
+    """
+    if images.is_floating_point():
+        return images
+    # By a tensor of the device, because CUDA multiplies by the rounded inverse of a plain number.
+    return images.to(torch.float32).div_(torch.full((), 255.0, device=images.device))
 
 
 def attend(
@@ -278,12 +293,12 @@ class VisionEncoder(nn.Module):
 
     def forward(
         self,
-        images: Float[Tensor, "B 3 H W"],
+        images: Pixels,
         *,
         layer: int = -1,
         keep: Float[Tensor, "depth B 2"] | None = None,
     ) -> Features:
-        """Encode images in [0, 1].
+        """Encode images: bytes, or floats in [0, 1].
 
         Args:
             images: any multiple of the patch size, positions are interpolated.
@@ -313,20 +328,18 @@ class VisionEncoder(nn.Module):
         finally:
             self.memo = outer
 
-    def _forward(
-        self, images: Float[Tensor, "B 3 H W"], layer: int, keep: Float[Tensor, "depth B 2"] | None
-    ) -> Features:
+    def _forward(self, images: Pixels, layer: int, keep: Float[Tensor, "depth B 2"] | None) -> Features:
         if not -self.config.depth <= layer <= -1:
             raise ValueError(f"layer {layer} is not in [-{self.config.depth}, -1]")
         wanted = self.config.depth + 1 + layer
         x = next(itertools.islice(self._states(images, keep), wanted, None))
         return self._read(x, last=layer == -1)
 
-    def classes(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B layers D"]:
+    def classes(self, images: Pixels) -> Float[Tensor, "B layers D"]:
         """``Features.cls`` before the first block and after each one; the last is normalised, as always."""
         return self.survey(images)[0]
 
-    def survey(self, images: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B layers D"], Features]:
+    def survey(self, images: Pixels) -> tuple[Float[Tensor, "B layers D"], Features]:
         """``classes``, and all that is said at the end, in one pass."""
         seen = []
         for number, x in enumerate(self._states(images, None)):
@@ -335,12 +348,12 @@ class VisionEncoder(nn.Module):
         return torch.stack(seen, 1), features
 
     def _states(
-        self, images: Float[Tensor, "B 3 H W"], keep: Float[Tensor, "depth B 2"] | None
+        self, images: Pixels, keep: Float[Tensor, "depth B 2"] | None
     ) -> Iterator[Float[Tensor, "B T D"]]:
         """All tokens before the first block and after each one, made as they are asked for."""
         height, width = (side // self.config.patch for side in images.shape[-2:])
         positions, lead = self.positions(height, width), self.config.lead
-        x = self.embed((images - self.mean) / self.std, height, width) + positions[:, lead:]
+        x = self.embed((in_unit(images) - self.mean) / self.std, height, width) + positions[:, lead:]
         cls = (self.cls_token + positions[:, :lead]).expand(len(x), -1, -1)
         x = torch.cat([cls, self.register_tokens.expand(len(x), -1, -1), x], dim=1)
         if self.norm_pre is not None:

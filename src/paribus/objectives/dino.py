@@ -168,10 +168,9 @@ class Dino(Objective):
 
     def _student(self, batch: Batch, name: str) -> Float[Tensor, "B V bottleneck"]:
         views, config = batch.views[name], self.config
-        flat = views.flatten(0, 1)
         depth = self.student.config.depth
-        keep = keep_residuals(batch, name, views.shape[1], depth, config.drop_path, flat)
-        encoded = self.student(flat, keep=keep).cls
+        keep = keep_residuals(batch, name, views.shape[1], depth, config.drop_path, self.student.mean)
+        encoded = self.student(views.flatten(0, 1), keep=keep).cls
         out: Tensor = self.head(encoded).unflatten(0, views.shape[:2])
         return out
 

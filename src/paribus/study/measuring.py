@@ -151,12 +151,10 @@ def _steps(stage: Pretrain, runtime: Runtime, samples: int, label: str) -> list[
 def _made_up(stage: Pretrain, samples: int) -> Batch:
     """A batch of noise in the arm's views."""
     drawn = torch.Generator().manual_seed(0)
-    views = {
-        view.name: torch.rand(
-            samples, view.count, 3, *[round(view.size * stage.encoder.image_size)] * 2, generator=drawn
-        )
-        for view in stage.views
-    }
+    views = {}
+    for view in stage.views:
+        shape = (samples, view.count, 3, *[round(view.size * stage.encoder.image_size)] * 2)
+        views[view.name] = torch.randint(256, shape, dtype=torch.uint8, generator=drawn)
     ids = np.arange(samples, dtype=np.uint64)
     return Batch(ids, views, [ASSUMED_CAPTION] * samples, [()] * samples, seed=stream(0, "measure"))
 
