@@ -17,6 +17,7 @@ import typer
 
 from paribus.cli_annotate import annotate
 from paribus.cli_compare import compare
+from paribus.cli_download import datacomp
 from paribus.cli_embed import embed, mine
 from paribus.cli_encoder import app as encoder_app
 from paribus.cli_lmms import task
@@ -48,6 +49,7 @@ app.command()(zeroshot)
 app.command()(retrieve)
 app.command("map")(map_abilities)
 corpus_app.command()(photos)
+corpus_app.command("datacomp-12m")(datacomp)
 app.command()(annotate)
 
 StudyFile = Annotated[

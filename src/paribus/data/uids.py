@@ -49,6 +49,13 @@ class Uids:
         place = int(np.searchsorted(self.names, wanted)[0])
         return place if place < len(self.names) and self.names[place] == wanted[0] else None
 
+    def places(self, names: Iterable[str]) -> Int64[np.ndarray, " N"]:
+        """Where many names stand in the list; -1 of those that are not there."""
+        wanted = _joined(names)
+        place = np.searchsorted(self.names, wanted)
+        there = self.names[np.minimum(place, len(self.names) - 1)] == wanted
+        return np.where(there, place, -1)
+
     @property
     def digest(self) -> str:
         """SHA-256 of what is listed, whatever the order and the format of the file."""

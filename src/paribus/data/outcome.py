@@ -1,0 +1,166 @@
+"""What came of a download: read from what img2dataset leaves of each shard, told in ``download.json``.
+
+Beside ``00000017.tar`` there are ``00000017.parquet``, a row for each picture that was tried, and, written
+last, ``00000017_stats.json`` with counts and error messages. A shard is done when that is there and whole.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pydantic import ConfigDict, Field, ValidationError
+
+from paribus.data.wanted import TOLD
+from paribus.errors import UserError
+from paribus.progress import progress
+from paribus.types import Config
+
+DECODING = "no picture, or a damaged one"
+LOST = "lost by img2dataset (see its log)"
+OTHER = "another error"
+REASONS = (
+    (r"hash mismatch", "other bytes than listed (sha256)"),
+    (r"X-Robots-Tag", "opted out (X-Robots-Tag)"),
+    (r"HTTP Error (\d+)", r"HTTP \1"),
+    (r"timed out", "timed out"),
+    (r"Temporary failure in name resolution", "no answer from the resolver"),
+    (r"Name or service not known|nodename nor servname|No address associated", "no such host"),
+    (r"Connection refused|No route to host|Network is unreachable", "no connection"),
+    (r"(?i)certificate|ssl", "bad certificate"),
+    (r"Connection reset|closed connection|IncompleteRead|Broken pipe", "connection broken"),
+    (r"(?i)decod|imread|image|!buf\.empty|shape", DECODING),
+)
+"""How an error message is told: the first pattern that is in it."""
+
+_FILE = re.compile(r"(\d{8})(\.tar|\.parquet|_stats\.json)")
+
+
+class Stats(Config):
+    """What img2dataset counted of one shard."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    count: int
+    successes: int
+    failed_to_download: int
+    failed_to_resize: int
+    status_dict: dict[str, int] = Field(description="error message, or success -> pictures")
+
+
+class Manifest(Config):
+    """What was wanted, what came and what did not: ``download.json``."""
+
+    version: Literal[1] = 1
+    wanted: int
+    tried: int = Field(description="pictures of shards that are done")
+    came: int
+    share: float = Field(description="of those that were tried")
+    failed: dict[str, int] = Field(description="reason -> pictures, the most frequent first")
+    bytes: int = Field(description="of the tars")
+    same: int = Field(description="pictures that are the listed bytes, by their sha256")
+    changed: int = Field(description="pictures that are other bytes than were listed")
+    shards: int
+    shards_done: int
+    list: str = Field(description="digest of what is wanted; see wanted.json")
+    kept: str = Field(description="digest of the list of uids; empty if all rows are wanted")
+    settings: dict[str, str | int | bool]
+    versions: dict[str, str]
+
+    def spell(self) -> Iterator[str]:
+        """The outcome in lines for a person."""
+        yield f"{self.came:,} of {self.tried:,} pictures came ({self.share:.1%}), {self.bytes / 1e9:,.1f} GB"
+        for reason, count in self.failed.items():
+            yield f"  {reason}: {count:,}"
+        told = self.same + self.changed
+        if told:
+            yield f"  of those that came, {self.same / told:.1%} are the listed bytes"
+
+
+def reason_of(message: str) -> str:
+    """An error message of img2dataset's, in few words."""
+    for pattern, told in REASONS:
+        found = re.search(pattern, message)
+        if found:
+            return found.expand(told)
+    return OTHER
+
+
+def read_stats(folder: Path) -> dict[str, Stats]:
+    """Shard -> what img2dataset counted; a shard whose file is missing or cut off is not done."""
+    found = {}
+    for path in sorted(folder.glob("*_stats.json")):
+        stats = stats_at(path)
+        if stats is not None and _FILE.fullmatch(path.name):
+            found[path.name.partition("_")[0]] = stats
+    return found
+
+
+def stats_at(path: Path) -> Stats | None:
+    """One shard's counts; None if they are not there, or not whole."""
+    try:
+        return Stats.model_validate_json(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, ValidationError):
+        return None
+
+
+def tidy(folder: Path, done: Iterable[str]) -> None:
+    """Remove what is there of shards that are not done, which img2dataset would begin anew."""
+    whole = set(done)
+    for path in folder.iterdir():
+        named = _FILE.fullmatch(path.name)
+        if named is not None and named[1] not in whole:
+            path.unlink()
+
+
+def failures(stats: Iterable[Stats]) -> dict[str, int]:
+    """Reason -> pictures, the most frequent first; all that did not come are counted once."""
+    found = Counter[str]()
+    for shard in stats:
+        told = Counter[str]()
+        for message, count in shard.status_dict.items():
+            if message != "success":
+                told[reason_of(message)] += count
+        failed = shard.failed_to_download + shard.failed_to_resize
+        told[OTHER] += failed - told.total()  # img2dataset forgets rare messages of a long list
+        told[LOST] += shard.count - shard.successes - failed
+        found += told
+    return dict(found.most_common())
+
+
+def compared(folder: Path, shards: Iterable[str], verified: bool) -> tuple[int, int]:
+    """How many pictures that came are the listed bytes, and how many are others.
+
+    Raises:
+        UserError: a shard's parquet is missing or damaged.
+    """
+    same = changed = 0
+    for shard in progress(list(shards), label="Comparing digests", unit="shard"):
+        path = folder / f"{shard}.parquet"
+        columns = ["status", "sha256", *([] if verified else [TOLD])]
+        try:
+            table = pq.read_table(path, columns=columns)
+        except (OSError, pa.ArrowException) as error:
+            raise UserError(
+                f"The shard's table {path} is missing or damaged: delete {shard}_stats.json beside it, and "
+                "run again to download the shard anew."
+            ) from error
+        table = table.filter(pc.equal(table["status"], "success"))
+        told = table["sha256"] if verified else table[TOLD]
+        equal = pc.sum(pc.equal(table["sha256"], told)).as_py() or 0
+        same, changed = same + equal, changed + len(table) - told.null_count - equal
+    return same, changed
+
+
+def size_of(folder: Path, shards: Iterable[str]) -> int:
+    """Bytes of the tars of some shards."""
+    return sum((folder / f"{shard}.tar").stat().st_size for shard in shards)
+
+
+def totals(stats: Mapping[str, Stats]) -> tuple[int, int]:
+    """How many pictures were tried, and how many came."""
+    return sum(each.count for each in stats.values()), sum(each.successes for each in stats.values())
