@@ -230,7 +230,7 @@ def plan(
     low, high = (round(rows * share) for share in SHARE)
     yield (
         f"Yield: {low:,} to {high:,} pictures ({SHARE[0]:.0%} to {SHARE[1]:.0%} is what others report of "
-        f"2024 and 2023; the study had {STUDY:.1%}); less where the resolver is overloaded (20%, datacomp #68)"
+        f"2024 and 2023, the study had {STUDY:.1%}); less if the resolver is overloaded (20%: datacomp #68)"
     )
     free = shutil.disk_usage(next(path for path in (home.root, *home.root.parents) if path.exists())).free
     yield (

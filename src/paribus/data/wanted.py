@@ -34,16 +34,16 @@ ROWS, FILES = 12_800_000, 1_024
 """What the hub's repository has."""
 
 PER_SHARD = ROWS // FILES
+TOLD = "told_sha256"
+"""The column of listed digests in what is written: img2dataset keeps the name sha256 for its own."""
+
 COLUMNS = {
     "url": ("url", "url.txt", "URL"),
     "text": ("text", "txt", "caption", "TEXT"),
     "uid": ("uid", "key", "__key__"),
-    "sha256": ("sha256",),
+    "sha256": ("sha256", TOLD),
 }
 """What is read of a row, and what its column may be called; the first that is there is taken."""
-
-TOLD = "told_sha256"
-"""The column of listed digests in what is handed on: img2dataset keeps the name sha256 for its own."""
 
 SCHEMA = pa.schema([(name, pa.string()) for name in ("url", "text", "uid", TOLD)])
 RECORD = "wanted.json"
@@ -354,8 +354,8 @@ class _Sieve:
         table = table.filter(pa.array(urls))
         self.rows += len(table)
         self.with_sha256 += len(table) - table[TOLD].null_count
-        for name in ("uid", "url", "text"):
-            self.digest.update("".join(f"{cell}\0" for cell in table[name].to_pylist()).encode())
+        rows = zip(*(table[name].to_pylist() for name in ("uid", "url", "text")), strict=True)
+        self.digest.update("".join(f"{uid}\0{url}\0{text}\0" for uid, url, text in rows).encode())
         return table
 
     def why(self) -> str:
