@@ -327,7 +327,7 @@ def many_line(many, folder):
     return (*line, "--processes", "1", "--threads", "1", "--img2dataset", PROGRAM)
 
 
-def wait_for(what, seconds=60):
+def wait_for(what, seconds=120):
     until = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < until
@@ -484,7 +484,7 @@ def test_a_disk_that_fills_up_stops_the_program(metadata, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_whoever_ends_the_command_ends_the_programs_processes(metadata, tmp_path, number):
-    """Also those that do not listen."""
+    """Also those that do not listen, and whoever asks twice."""
     body = (
         "import os, signal, time\nif os.fork(): signal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(99)"
     )
@@ -495,7 +495,9 @@ def test_whoever_ends_the_command_ends_the_programs_processes(metadata, tmp_path
     time.sleep(0.5)
     group = group_of(home)
     assert program_module._living(group)
-    os.kill(command.process.pid, number)
+    for _ in range(3):
+        os.kill(command.process.pid, number)
+        time.sleep(0.2)
     assert command.wait().code == 130
     assert not program_module._living(group) and not home.running.exists()
 
@@ -727,6 +729,15 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(metadata, tmp_path
     assert "--retries=2" in said["Command"] and "--processes_count=16" in said["Command"]
     assert said["Time"] == "5.0 s at 2 pictures a second (as told)"
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_dry_run_of_what_was_begun_tells_what_is_left(metadata, tmp_path):
+    with pytest.raises(UserError, match="3 of 3 shards failed"):
+        download(tmp_path / "out", SMALL, stand_in(tmp_path, ""), metadata=metadata, per_shard=4)
+    write_stats(tmp_path / "out" / "shards", "00000000", count=4, successes=3)
+    said = dict(line.split(": ", 1) for line in plan(tmp_path / "out", SMALL))
+    assert said["Metadata"] == "as it was begun there; 4 of 10 pictures have been tried"
+    assert said["Wanted"].startswith("6 pictures")
 
 
 def test_a_dry_run_without_metadata_tells_the_published_size(tmp_path):

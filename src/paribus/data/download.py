@@ -180,7 +180,7 @@ def _told(home: Home, settings: Settings, wanted: Wanted, program: str) -> Manif
         changed=changed,
         shards=wanted.shards,
         shards_done=len(done),
-        list=wanted.digest,
+        digest=wanted.digest,
         kept=wanted.kept,
         settings=settings.model_dump(),
         versions={"paribus": importlib.metadata.version("paribus"), PROGRAM: version_of(program)},
@@ -231,7 +231,7 @@ def plan(
     """
     home = Home(root.expanduser().absolute())
     uids = None if keep is None else read_uids(keep.expanduser())
-    rows, how = _size(metadata, uids, settings.verify)
+    rows, how = _size(home, metadata, uids, settings.verify)
     shards = -(-rows // PER_SHARD)
     yield f"Metadata: {how}"
     yield f"Wanted: {rows:,} pictures, in {shards:,} tars of at most {PER_SHARD:,}, in {home.shards}"
@@ -244,8 +244,8 @@ def plan(
     free = shutil.disk_usage(next(path for path in (home.root, *home.root.parents) if path.exists())).free
     least, most = (bytes_ / 1e9 for bytes_ in _space(rows))
     yield (
-        f"Disk: {least:,.1f} to {most:,.1f} GB, at {PER_PICTURE // 1000} kB a picture (DataComp's small pool: "
-        f"450 GB of 12.8 million) and {PER_ROW} bytes of tables a row; {free / 1e9:,.0f} GB are free there"
+        f"Disk: {least:,.1f} to {most:,.1f} GB, at {PER_PICTURE // 1000} kB a picture (DataComp's small "
+        f"pool: 450 GB of 12.8 million) and {PER_ROW} bytes of tables a row; {free / 1e9:,.0f} GB are free"
     )
     rates = (
         {"as told": rate} if rate else dict(zip(("datacomp #39", "img2dataset's README"), RATES, strict=True))
@@ -256,8 +256,15 @@ def plan(
     yield f"Time: {', '.join(told)}"
 
 
-def _size(metadata: Path | None, uids: Uids | None, verify: bool) -> tuple[int, str]:
+def _size(home: Home, metadata: Path | None, uids: Uids | None, verify: bool) -> tuple[int, str]:
     """How many rows are wanted, and how that is known."""
+    begun = read_wanted(home.wanted)
+    if begun is not None and metadata is None and uids is None:
+        tried, _ = outcome.totals(outcome.read_stats(home.shards))
+        return (
+            begun.rows - tried,
+            f"as it was begun there; {tried:,} of {begun.rows:,} pictures have been tried",
+        )
     if metadata is not None:
         rows, counted = count_rows(metadata, uids, verify)
         files = len(find_metadata(metadata))

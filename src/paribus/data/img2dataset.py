@@ -15,7 +15,7 @@ import subprocess
 import tarfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -34,6 +34,9 @@ from paribus.types import Config
 PROGRAM = "img2dataset"
 RESERVE = 2 * 2**30
 """Bytes of a disk that are left free: a download that has filled it is stopped."""
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""How a program is asked to end, by Control-C, by another program, and by a terminal that closes."""
 
 POLL, PATIENCE = 0.5, 10.0
 """Seconds between two looks, and until a process that was asked to end is made to."""
@@ -149,7 +152,7 @@ def run(line: Sequence[str], home: Home, rows: int) -> None:
     apart = ("PYTHONPATH", "PYTHONHOME")  # its environment is another one
     environment = {name: value for name, value in os.environ.items() if name not in apart}
     environment |= {"NO_ALBUMENTATIONS_UPDATE": "1", "WANDB_MODE": "disabled", "PYTHONUNBUFFERED": "1"}
-    with _interruptible(), home.log.open("ab") as log:
+    with _handling(_interrupt, signal.SIGTERM, signal.SIGHUP), home.log.open("ab") as log:
         child = subprocess.Popen(
             line,
             stdin=subprocess.DEVNULL,
@@ -162,32 +165,33 @@ def run(line: Sequence[str], home: Home, rows: int) -> None:
             write_json(home.running, {"host": socket.gethostname(), "group": child.pid})
             _watch(child, home, rows)
         finally:
-            _end(child)
-            home.running.unlink(missing_ok=True)
-            shutil.rmtree(home.shards / "_tmp", ignore_errors=True)
-            outcome.tidy(home.shards, outcome.read_stats(home.shards))
+            with _handling(signal.SIG_IGN, *ENDING):  # who asks twice must not stop this
+                _end(child)
+                home.running.unlink(missing_ok=True)
+                shutil.rmtree(home.shards / "_tmp", ignore_errors=True)
+                outcome.tidy(home.shards, outcome.read_stats(home.shards))
     if child.returncode:
         raise UserError(
             f"img2dataset failed ({_last_line(home.log)}): see {home.log}, mend that, and run again."
         )
 
 
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """A request to end is as Control-C, so that none of img2dataset's processes is left."""
+def _handling(handler: Callable[..., None] | signal.Handlers, *numbers: signal.Signals) -> Iterator[None]:
+    """Do something else on signals; only the main thread may say what."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 def _watch(child: subprocess.Popen[bytes], home: Home, rows: int) -> None:

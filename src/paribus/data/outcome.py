@@ -66,7 +66,7 @@ class Manifest(Config):
     changed: int = Field(description="pictures that are other bytes than were listed")
     shards: int
     shards_done: int
-    list: str = Field(description="digest of what is wanted; see wanted.json")
+    digest: str = Field(description="of what is wanted; see wanted.json")
     kept: str = Field(description="digest of the list of uids; empty if all rows are wanted")
     settings: dict[str, str | int | bool]
     versions: dict[str, str]
