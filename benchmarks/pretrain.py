@@ -303,7 +303,7 @@ def lightly(run: Run) -> list[Stamp]:
 
     from paribus.objectives.dino import Dino
 
-    if run.device == "cpu":
+    if run.device == "cpu" and not os.environ.get("FUSED"):
         timm.layers.set_fused_attn(False)
     size, told = run.size, Dino.Config(**run.size.dino)
     sizes = {"img_size": size.side, "patch_size": size.patch, "embed_dim": size.width, "depth": size.depth}
