@@ -1,4 +1,4 @@
-"""Whole training steps from tar shards beside the peers' own training, and the memory of a large batch's loss.
+"""Whole training steps from tar shards beside the peers' own training, and the loss of a large batch.
 
     .venv/bin/python benchmarks/pretrain.py --webdataset DIR [--only tiny-clip base-dino loss-clip ...]
 
@@ -6,27 +6,29 @@ Pictures are 512-pixel JPEGs of scikit-learn's two photographs with captions of 
 img2dataset writes them. All sides have the same pictures, batch, model sizes, bf16 autocast, learning rate,
 two threads that compute and two workers that read; each run is a process of its own, the sides take turns,
 and a rate is that between the first steps and the last, while inputs are still being made. Ratios are those
-of the medians.
+of the medians: by the clock, and of the processors' seconds, workers' included, which other work on the
+machine hardly touches.
 
 **clip, siglip**: ours is ``fit`` on a ``Loader`` of the shards. The peer is ``open_clip_train.main`` with its
-webdataset pipeline and a configuration of our sizes; both use CLIP's vocabulary of 49,408. open_clip_train
-needs webdataset below 1, which nothing else here does, so it lies in a folder of its own: DIR.
+webdataset pipeline and a configuration of our sizes; both use CLIP's vocabulary of 49,408. It needs
+webdataset as old as 0.2.86, which nothing else here does, so that lies in a folder of its own: DIR.
 
-**dino**: two global and eight local crops. The peer is
-lightly's recipe for a ViT of timm's (its benchmarks/imagenet/vitb16/dino.py) without Lightning and its online
-classifier, on the same JPEGs as files, since lightly reads folders. timm's fused attention is slow on CPU in
-bf16, so there the peer gets the plain one. Neither side clips gradients: lightly's recipe does not.
+**dino**: two global and eight local crops. The peer is lightly's recipe for a ViT of timm's (its
+benchmarks/imagenet/vitb16/dino.py) without Lightning and its online classifier, on the same JPEGs as files,
+since lightly reads folders. timm's fused attention, its default, is slow on CPU in bf16, so there the peer
+gets the plain one, unless ``--fused`` asks for timm's own choice. Neither side clips gradients: lightly's
+recipe does not.
 
-Sizes: ``tiny`` is the encoder of ``studies/small.yaml`` (128 wide, 4 blocks, 48 pixels), ``ti`` ViT-Ti/8 at 64
-pixels, ``base`` ViT-B/16 at 224.
+Sizes: ``tiny`` is the encoder of ``studies/small.yaml`` (128 wide, 4 blocks, 48 pixels), ``ti`` ViT-Ti/8 at
+64 pixels, ``base`` ViT-B/16 at 224.
 
 **loss-clip, loss-siglip**: one pass forward and backward over a global batch, 512 wide in float32, beside
 open_clip's loss in float32, and beside it by bf16 autocast as its training runs it; memory is what a pass
 takes at most beyond its inputs. The peer's matrices of 32,768 pairs take 17 GB; with less memory free, the
 batch is halved until they fit.
 
-``--device cuda`` adds the share of the device's bf16 peak (MFU) and its memory; ``--compile`` compiles on both
-sides. CUDA has not been tried: no machine with it was at hand.
+``--device cuda`` adds the share of the device's bf16 peak (MFU) and its memory; ``--compile`` compiles on
+both sides. CUDA has not been tried: no machine with it was at hand.
 """
 
 import argparse
@@ -64,7 +66,7 @@ WORKERS = 2
 PICTURES = 256
 PEER_BYTES = 16.5
 """What open_clip's losses hold for each pair at most, in float32: four matrices of four bytes."""
-WORDS = "a the photo of red old big two temple flower tree water near sky on with small light garden".split()
+WORDS = ["a", "the", "photo", "of", "red", "old", "big", "two", "temple", "flower", "water", "near", "with"]
 
 
 class Size(NamedTuple):
@@ -83,19 +85,20 @@ class Size(NamedTuple):
     steps: tuple[int, int, int]
 
 
+KINDS = ("clip", "siglip", "dino")
 HEAD = {"out": 2048, "hidden": 512, "bottleneck": 128, "local_crops": 8, "local_size": 0.5}
 SIZES = {
     "tiny": Size(
-        48, 8, 128, 4, 4, (128, 3, 4, 32), 128, HEAD, dict.fromkeys(("clip", "siglip", "dino"), 64), (8, 24, 6)
+        48, 8, 128, 4, 4, (128, 3, 4, 32), 128, HEAD, dict.fromkeys(KINDS, 64), (8, 24, 6)
     ),
     "ti": Size(
-        64, 8, 192, 12, 3, (192, 6, 3, 32), 192, HEAD, dict.fromkeys(("clip", "siglip", "dino"), 64), (4, 8, 2)
+        64, 8, 192, 12, 3, (192, 6, 3, 32), 192, HEAD, dict.fromkeys(KINDS, 64), (4, 8, 2)
     ),
     "base": Size(
         224, 16, 768, 12, 12, (512, 12, 8, 77), 512, {}, {"clip": 16, "siglip": 16, "dino": 8}, (1, 3, 1)
     ),
 }  # fmt: skip
-TRAINED = [f"{size}-{kind}" for size in SIZES for kind in ("clip", "siglip", "dino")]
+TRAINED = [f"{size}-{kind}" for size in SIZES for kind in KINDS]
 LOSSES = ["loss-clip", "loss-siglip"]
 USUAL = ["tiny-clip", "tiny-siglip", "tiny-dino", "base-clip", "base-dino", *LOSSES]
 
@@ -108,6 +111,7 @@ class Run(NamedTuple):
     place: Path
     device: str
     compile: bool
+    fused: bool
 
     @property
     def batch(self) -> int:
@@ -230,7 +234,7 @@ def ours(run: Run) -> tuple[list[Stamp], float]:
         budget=Budget(samples=run.batch * run.steps, batch=run.batch),
         precision="bf16",
         folder=run.place / "none",
-        runtime=Runtime(device=run.device, workers=WORKERS, checkpoint_seconds=1e9),
+        runtime=Runtime(device=run.device, workers=WORKERS, checkpoint_seconds=1e9, compile=run.compile),
         label=run.kind,
     )
     return stamps, flops
@@ -303,7 +307,7 @@ def lightly(run: Run) -> list[Stamp]:
 
     from paribus.objectives.dino import Dino
 
-    if run.device == "cpu" and not os.environ.get("FUSED"):
+    if not run.fused:
         timm.layers.set_fused_attn(False)
     size, told = run.size, Dino.Config(**run.size.dino)
     sizes = {"img_size": size.side, "patch_size": size.patch, "embed_dim": size.width, "depth": size.depth}
@@ -346,10 +350,10 @@ def lightly(run: Run) -> list[Stamp]:
             wide, narrow = torch.cat(views[:2]), torch.cat(views[2:])
             with torch.no_grad():
                 taught = teacher_head(teacher(wide).flatten(start_dim=1))
-            told_of = [student_head(student(crops).flatten(start_dim=1)) for crops in (wide, narrow)]
+            said = [student_head(student(crops).flatten(start_dim=1)) for crops in (wide, narrow)]
             loss = criterion(
                 teacher_out=list(taught.chunk(2)),
-                student_out=list(torch.cat(told_of).chunk(len(views))),
+                student_out=list(torch.cat(said).chunk(len(views))),
                 teacher_temp=0.04,
             )
         loss.backward()
@@ -418,11 +422,12 @@ def loss_pass(side: str, kind: str, pairs: int, device: str) -> dict[str, float]
     else:
         torch.cuda.reset_peak_memory_stats()
         held = torch.cuda.memory_allocated() / 2**20
-    start = time.perf_counter()
+    before = stamp()
     run()
-    took = time.perf_counter() - start
+    after = stamp()
     most = resident("VmHWM") if device == "cpu" else torch.cuda.max_memory_allocated() / 2**20
-    return {"seconds": took, "memory": most - held}
+    took = {"seconds": after.clock - before.clock, "work": after.work - before.work}
+    return took | {"memory": most - held}
 
 
 # Turns.
@@ -433,7 +438,9 @@ def child(*words: object) -> dict[str, float]:
 
     Its allocator gives memory back at once, where memory is what is measured.
     """
-    eager = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"} if "--pairs" in words else {}
+    eager = (
+        {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"} if "--pairs" in words else {}
+    )
     done = subprocess.run(
         [sys.executable, __file__, *map(str, words)],
         cwd=Path(__file__).parent,
@@ -459,16 +466,18 @@ def compare_training(case: str, given: argparse.Namespace, place: Path) -> None:
     """Both sides in turns."""
     kind = case.partition("-")[2]
     told = ["--case", case, "--place", place, "--device", given.device, "--webdataset", given.webdataset]
-    told += ["--compile"] * given.compile
+    told += ["--compile"] * given.compile + ["--fused"] * given.fused
     rounds = [[child("--side", side, *told) for side in ("ours", "peer")] for _ in range(given.rounds)]
     mine, other = ([pair[side] for pair in rounds] for side in (0, 1))
     ratios = [{"ratio": a["rate"] / b["rate"], "work": b["work"] / a["work"]} for a, b in rounds]
     rates = median(mine, "rate"), median(other, "rate")
     work = median(mine, "work"), median(other, "work")
-    line = f"{case} ratio {rates[0] / rates[1]:.2f} (ours {rates[0]:,.1f} images/s, {NAMES[kind]} {rates[1]:,.1f}"
-    line += f" images/s; of single rounds {spread(ratios, 'ratio')}); of processors' "
-    line += f"time {work[1] / work[0]:.2f} ({1e3 * work[0]:,.2f}, {1e3 * work[1]:,.2f} ms an image; "
-    line += f"{spread(ratios, 'work')})"
+    line = f"{case} ratio {rates[0] / rates[1]:.2f} (ours {rates[0]:,.1f} images/s, {NAMES[kind]} "
+    line += f"{rates[1]:,.1f} images/s; of single rounds {spread(ratios, 'ratio')}); of processors' time "
+    line += (
+        f"{work[1] / work[0]:.2f} (ours {1e3 * work[0]:,.2f} ms an image, {1e3 * work[1]:,.2f} ms; of single "
+    )
+    line += f"rounds {spread(ratios, 'work')})"
     if given.device != "cpu":
         peak = next(flops for name, flops in PEAKS.items() if name in torch.cuda.get_device_name())
         flops = median(mine, "flops")
@@ -502,12 +511,11 @@ def compare_loss(case: str, given: argparse.Namespace) -> None:
         took, memory = median(mine, "seconds"), median(mine, "memory")
         other, theirs = median(lines, "seconds"), median(lines, "memory")
         what = "open_clip by autocast" if side == "peer-bf16" else "open_clip"
-        print(
-            f"{case} at {pairs:,} memory ratio {memory / theirs:.4f} (ours {memory:,.0f} MB, {what} {theirs:,.0f} MB)\n"
-            f"{case} at {pairs:,} time ratio {took / other:.2f} (ours {took:.1f} s, {what} {other:.1f} s; "
-            f"{spread(mine, 'seconds')}, {spread(lines, 'seconds')})",
-            flush=True,
-        )
+        said = f"{case}-memory at {pairs:,} ratio {memory / theirs:.4f} (ours {memory:,.0f} MB, {what} "
+        print(said + f"{theirs:,.0f} MB)", flush=True)
+        said = f"{case}-time at {pairs:,} ratio {took / other:.2f} (ours {took:.1f} s, {what} {other:.1f} s); of "
+        work = median(mine, "work") / median(lines, "work")
+        print(said + f"processors' time {work:.2f}", flush=True)
 
 
 def main() -> None:
@@ -519,6 +527,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=32_768, help="global batch of the losses")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--compile", action="store_true", help="on both sides")
+    parser.add_argument("--fused", action="store_true", help="timm's fused attention on CPU too")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--case", help=argparse.SUPPRESS)
     parser.add_argument("--place", type=Path, help=argparse.SUPPRESS)
@@ -530,7 +539,9 @@ def main() -> None:
             return
         if given.webdataset:
             sys.path.append(str(given.webdataset.resolve()))
-        print(json.dumps(trained(given.side, Run(SIZES[size], kind, given.place, given.device, given.compile))))
+        fused = given.fused or given.device != "cpu"
+        run = Run(SIZES[size], kind, given.place, given.device, given.compile, fused)
+        print(json.dumps(trained(given.side, run)))
         return
     cases = [case for case in given.only if case in TRAINED]
     if any(PEERS[case.partition("-")[2]] is open_clip for case in cases) and not given.webdataset:

@@ -61,7 +61,7 @@ def compare(folder):
 def test_compiled_or_not_and_back_again_the_weights_are_the_same(tmp_path):
     """In a process of its own: types that are checked at run time cannot be compiled."""
     tests, source = Path(__file__).parents[1], Path(__file__).parents[2] / "src"
-    code = f"from pathlib import Path; from train import test_compile as t; t.compare(Path({str(tmp_path)!r}))"
+    code = f"from train import test_compile as t; t.compare(t.Path({str(tmp_path)!r}))"
     environment = os.environ | {"PYTHONPATH": f"{source}{os.pathsep}{tests}", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
