@@ -513,9 +513,9 @@ def compare_loss(case: str, given: argparse.Namespace) -> None:
         what = "open_clip by autocast" if side == "peer-bf16" else "open_clip"
         said = f"{case}-memory at {pairs:,} ratio {memory / theirs:.4f} (ours {memory:,.0f} MB, {what} "
         print(said + f"{theirs:,.0f} MB)", flush=True)
-        said = f"{case}-time at {pairs:,} ratio {took / other:.2f} (ours {took:.1f} s, {what} {other:.1f} s); of "
+        said = f"{case}-time at {pairs:,} ratio {took / other:.2f} (ours {took:.1f} s, {what} {other:.1f} s)"
         work = median(mine, "work") / median(lines, "work")
-        print(said + f"processors' time {work:.2f}", flush=True)
+        print(f"{said}; of processors' time {work:.2f}", flush=True)
 
 
 def main() -> None:
