@@ -68,6 +68,9 @@ Chunk = Annotated[
 Recompute = Annotated[
     bool, typer.Option("--recompute", help="make activations again in the backward pass: memory for time")
 ]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="compile the transformer blocks; changes results by rounding")
+]
 Shard = Annotated[
     bool, typer.Option("--shard", help="spread a language model's weights over the processes of torchrun")
 ]
@@ -124,6 +127,7 @@ def run(
     workers: Workers = 2,
     chunk: Chunk = None,
     recompute: Recompute = False,
+    compile_blocks: Compile = False,
     shard: Shard = False,
     checkpoints: Checkpoints = 2,
     patience: Patience = 200,
@@ -150,6 +154,7 @@ def run(
         workers=workers,
         chunk=chunk,
         recompute=recompute,
+        compile=compile_blocks,
         shard=shard,
         checkpoints=checkpoints,
         patience=patience,

@@ -269,6 +269,9 @@ class Runtime(Config):
     workers: int = Field(2, ge=1)
     chunk: int | None = Field(None, gt=0, description="samples encoded at once; None: the whole batch")
     recompute: bool = Field(False, description="recompute activations in the backward pass: memory for time")
+    compile: bool = Field(
+        False, description="compile the transformer blocks: a wait at first, then less time; rounds otherwise"
+    )
     shard: bool = Field(False, description="spread weights over the processes (FSDP2): for what fits no one")
     checkpoint_seconds: float = Field(20.0, ge=0, description="the least between checkpoints; 0: each step")
     checkpoints: int = Field(2, ge=1, description="how many are kept of a training that goes on")

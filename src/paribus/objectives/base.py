@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from paribus.encoders.text import TowerConfig
+from paribus.encoders.vision import Block
 from paribus.types import Batch, Clock, Config, Confound, Encoded, Features, Losses, ViewSpec
 
 
@@ -108,6 +109,17 @@ class Objective(nn.Module, ABC):
 
     def economise(self) -> None:
         """Recompute activations in the backward pass from now on: memory for time, the result unchanged."""
+
+    def hasten(self) -> None:
+        """Compile every transformer block that encodes pictures or captions, by itself and in place.
+
+        Blocks of one shape share what is compiled, and names of weights stay, so that a run may be compiled
+        or not from one checkpoint to the next. Results change by rounding. A language model's blocks are
+        transformers' and stay as they are.
+        """
+        for module in self.modules():
+            if isinstance(module, Block):
+                module.compile()
 
     def looks(self) -> dict[tuple[str, str], float]:
         """(network, view) -> forwards of a full-size image for one sample, counted by tokens.

@@ -16,7 +16,7 @@ never stored per sample; in ``loss`` its outputs are held for ``TILE`` samples a
 import copy
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import ClassVar, Literal
 
 import torch
@@ -179,22 +179,24 @@ class Dino(Objective):
         student, teacher = encoded["student"], encoded["teacher"].detach()
         temperature = self.temperature(clock)
 
-        def share(rows: Tensor, taught: Tensor) -> Float[Tensor, ""]:
+        def share(rows: Tensor, targets: Tensor) -> Float[Tensor, ""]:
             """What some samples add to the mean loss over the batch."""
-            targets = self.teacher_head.logits(taught)
             loss = dino_loss(self.head.logits(rows), targets, self.centre, temperature)
             return loss * (len(rows) / len(student))
 
+        def tile(rows: Tensor, taught: Tensor) -> Float[Tensor, ""]:
+            """The same, from the teacher's bottlenecks."""
+            return share(rows, self.teacher_head.logits(taught))
+
         if len(student) <= TILE:
-            total = share(student, teacher)
+            targets = self.teacher_head.logits(teacher)
+            total, seen = share(student, targets), self._watch([targets], len(teacher), temperature)
         else:  # each tile is made again for the gradient (Chen et al. 2016), so that one is held at a time
-            tiles = zip(torch.split(student, TILE), torch.split(teacher, TILE), strict=True)
-            total = torch.stack([again(share, *tile) for tile in tiles]).sum()
-        parts = {
-            "dino": total.detach(),
-            **self._watch(teacher, temperature),
-            "centre_norm": self.centre.norm(),
-        }
+            taught = torch.split(teacher, TILE)
+            tiles = zip(torch.split(student, TILE), taught, strict=True)
+            total = torch.stack([again(tile, *both) for both in tiles]).sum()
+            seen = self._watch(map(self.teacher_head.logits, taught), len(teacher), temperature)
+        parts = {"dino": total.detach(), **seen, "centre_norm": self.centre.norm()}
         return Losses(total, parts | {"teacher_spread": spread(teacher)})
 
     def symptoms(self, line: Mapping[str, float], clock: Clock) -> dict[str, str]:
@@ -208,7 +210,9 @@ class Dino(Objective):
         }
 
     @torch.no_grad()
-    def _watch(self, bottlenecks: Float[Tensor, "B G bottleneck"], temperature: float) -> dict[str, Tensor]:
+    def _watch(
+        self, tiles: Iterable[Float[Tensor, "_ G K"]], samples: int, temperature: float
+    ) -> dict[str, Tensor]:
         """Set the batch's mean output of the teacher aside; give what its targets are like, in nats.
 
         Their mean entropy is high if they are flat and 0 if they are sharp; either is well as long as they
@@ -216,8 +220,8 @@ class Dino(Objective):
         information of picture and prototype: 0 if all targets are the same, whatever they look like.
         """
         means, entropies, targets = [], [], []
-        for rows in torch.split(bottlenecks, TILE):
-            teacher, weight = self.teacher_head.logits(rows), len(rows) / len(bottlenecks)
+        for teacher in tiles:
+            weight = len(teacher) / samples
             target = F.softmax((teacher - self.centre) / temperature, dim=-1)
             means.append(teacher.mean(dim=(0, 1)) * weight)
             entropies.append(entropy(target).mean() * weight)

@@ -66,8 +66,8 @@ def fit(
         budget: samples and batch.
         precision: ``bf16`` (autocast) or ``fp32``.
         folder: where checkpoints lie.
-        runtime: chunk, recomputing, cutting, device, how often to checkpoint; a result changes by rounding
-            at most.
+        runtime: chunk, recomputing, compiling, cutting, device, how often to checkpoint; a result changes by
+            rounding at most.
         label: for the progress bar.
         log: where every step is logged as it is taken, without suffix (see ``metrics``); None: nowhere.
 
@@ -81,6 +81,8 @@ def fit(
         raise UserError(f"A batch of {budget.batch} cannot be shared by {share.size} processes: start fewer.")
     if runtime.recompute:
         objective.economise()
+    if runtime.compile:
+        objective.hasten()
     shards = shard(objective) if runtime.shard else None
     optimizer = build_optimizer(objective, recipe)
     state = load_state(folder, objective, optimizer)
