@@ -32,9 +32,9 @@ from study import ROOT, begin, paribus
 
 from data.test_shards import crop, saved, see_through, write_tar
 from paribus.data import img2dataset as program_module
-from paribus.data.download import PER_PICTURE, download, plan
+from paribus.data.download import PER_PICTURE, ahead, download, plan
 from paribus.data.img2dataset import Home, Settings, check_alone, find_program, version_of
-from paribus.data.outcome import LOST, OTHER, Stats, compared, failures, read_stats, reason_of, tidy
+from paribus.data.outcome import LOST, OTHER, Stats, compared, failures, rate, read_stats, reason_of, tidy
 from paribus.data.shards import Shards, ShardsConfig, build_index
 from paribus.data.uids import read_uids
 from paribus.data.wanted import TOLD, count_rows, cut, fetch_metadata, find_metadata, read_wanted
@@ -740,6 +740,34 @@ def test_a_dry_run_of_what_was_begun_tells_what_is_left(metadata, tmp_path):
     assert said["Wanted"].startswith("6 pictures")
 
 
+def test_what_is_ahead_of_a_study_is_told_until_it_is_there(metadata, tmp_path):
+    """Nothing yet: at the study's yield; then what is left, at the rate of what was done; then nothing."""
+    root = tmp_path / "out"
+    told = ahead(root / "shards", 793)
+    assert told.startswith(f"{root / 'shards'} has 0 of 793 pictures: downloading 1,000 more addresses takes")
+    assert "16.7 s at 60 pictures a second (datacomp #39), or 1.4 s at 690" in told
+    assert told.endswith(f"; paribus corpus datacomp-12m {root}") and not root.exists()
+    with pytest.raises(UserError, match="3 of 3 shards failed"):
+        download(root, SMALL, stand_in(tmp_path, ""), metadata=metadata, per_shard=4)
+    write_stats(root / "shards", "00000000", count=4, successes=3, start_time=100.0, end_time=102.0)
+    told = ahead(root / "shards", 8)
+    assert "has 3 of 8 pictures: downloading 6 more addresses" in told
+    assert "3.0 s at 2 pictures a second (as measured here)" in told
+    for shard, count in (("00000001", 4), ("00000002", 2)):
+        write_stats(root / "shards", shard, count=count)
+    assert ahead(root / "shards", 8) == ""
+    write_tar(tmp_path / "own" / "00000000.tar", [])
+    assert ahead(tmp_path / "own", 8) == ""
+
+
+def test_a_rate_leaves_out_the_time_in_which_nothing_worked():
+    counts = {"successes": 5, "failed_to_download": 0, "failed_to_resize": 0, "status_dict": {}}
+    spans = [(0.0, 4.0), (2.0, 6.0), (3.0, 5.0), (100.0, 102.0)]
+    stats = [Stats(count=20, start_time=start, end_time=end, **counts) for start, end in spans]
+    assert rate(stats) == pytest.approx(80 / 8)
+    assert rate([Stats(count=20, **counts)]) is None
+
+
 def test_a_dry_run_without_metadata_tells_the_published_size(tmp_path):
     done = paribus(tmp_path, "corpus", "datacomp-12m", tmp_path / "out", "--dry-run", "--verify")
     assert done.code == 0, done.err
@@ -750,7 +778,7 @@ def test_a_dry_run_without_metadata_tells_the_published_size(tmp_path):
     assert "12,800,000 pictures, in 1,024 tars" in said["Wanted"]
     assert said["Yield"].startswith("8,576,000 to 12,032,000 pictures")
     assert said["Disk"].startswith("307.8 to 428.8 GB")
-    assert said["Time"].startswith("2 days at 60 pictures a second (datacomp #39), 5 h 09 min at 690")
+    assert said["Time"].startswith("2 days at 60 pictures a second (datacomp #39), or 5 h 09 min at 690")
     assert """'--verify_hash=["told_sha256", "sha256"]'""" in said["Command"]
     assert list(tmp_path.glob("out*")) == []
 

@@ -9,7 +9,7 @@ import importlib.metadata
 import re
 import shlex
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from paribus.data import outcome
@@ -55,7 +55,7 @@ SHARE = (0.67, 0.94)
 STUDY = 0.793
 """The study's own part: 10,151,037 of 12,800,000."""
 
-RATES = (60, 690)
+RATES = (60.0, 690.0)
 """Pictures a second: mlfoundations/datacomp #39, and img2dataset's README (12 million in 5 hours)."""
 
 _NEITHER = re.compile(r"[*?\[\]]")
@@ -247,13 +247,41 @@ def plan(
         f"Disk: {least:,.1f} to {most:,.1f} GB, at {PER_PICTURE // 1000} kB a picture (DataComp's small "
         f"pool: 450 GB of 12.8 million) and {PER_ROW} bytes of tables a row; {free / 1e9:,.0f} GB are free"
     )
-    rates = (
-        {"as told": rate} if rate else dict(zip(("datacomp #39", "img2dataset's README"), RATES, strict=True))
+    yield f"Time: {_time(rows, {'as told': rate} if rate else _rates(home))}"
+
+
+def ahead(shards: Path, pictures: int) -> str:
+    """What is to be downloaded before a study finds so many pictures in a folder, as a sentence.
+
+    Empty if tars lie there that no download of ours is filling. Nothing is fetched or written.
+    """
+    home = Home(shards.parent if shards.name == Home(shards).shards.name else shards)
+    begun = read_wanted(home.wanted)
+    if begun is None and next(shards.glob("*.tar"), None) is not None:
+        return ""
+    tried, came = outcome.totals(outcome.read_stats(home.shards))
+    rows = round(pictures / STUDY) if begun is None else begun.rows - tried
+    if begun is not None and rows <= 0:
+        return ""
+    size = (pictures - came) * PER_PICTURE + rows * PER_ROW
+    return (
+        f"{shards} has {came:,} of {pictures:,} pictures: downloading {rows:,} more addresses takes about "
+        f"{size / 1e9:,.0f} GB and {_time(rows, _rates(home))}; paribus corpus datacomp-12m {home.root}"
     )
-    told = (
+
+
+def _rates(home: Home) -> dict[str, float]:
+    """Who says it -> pictures a second: this download so far, or else others."""
+    own = outcome.rate(outcome.read_stats(home.shards).values())
+    if own is not None:
+        return {"as measured here": own}
+    return dict(zip(("datacomp #39", "img2dataset's README"), RATES, strict=True))
+
+
+def _time(rows: int, rates: Mapping[str, float]) -> str:
+    return ", or ".join(
         f"{duration(rows / each)} at {each:,.0f} pictures a second ({who})" for who, each in rates.items()
     )
-    yield f"Time: {', '.join(told)}"
 
 
 def _size(home: Home, metadata: Path | None, uids: Uids | None, verify: bool) -> tuple[int, str]:

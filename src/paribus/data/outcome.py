@@ -50,6 +50,8 @@ class Stats(Config):
     failed_to_download: int
     failed_to_resize: int
     status_dict: dict[str, int] = Field(description="error message, or success -> pictures")
+    start_time: float = Field(0.0, description="seconds since 1970, as its end")
+    end_time: float = 0.0
 
 
 class Manifest(Config):
@@ -159,6 +161,16 @@ def compared(folder: Path, shards: Iterable[str], verified: bool) -> tuple[int, 
 def size_of(folder: Path, shards: Iterable[str]) -> int:
     """Bytes of the tars of some shards."""
     return sum((folder / f"{shard}.tar").stat().st_size for shard in shards)
+
+
+def rate(stats: Iterable[Stats]) -> float | None:
+    """Pictures that were tried a second, while any shard was at work; None if nothing was timed."""
+    spans = sorted((shard.start_time, shard.end_time, shard.count) for shard in stats if shard.end_time)
+    worked, reached = 0.0, 0.0
+    for start, end, _ in spans:
+        worked += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return sum(count for *_, count in spans) / worked if worked else None
 
 
 def totals(stats: Mapping[str, Stats]) -> tuple[int, int]:
