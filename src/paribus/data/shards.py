@@ -8,31 +8,29 @@ header, which lies before its image and whose checksum tells if the tar is anoth
 """
 
 import bisect
-import contextlib
 import functools
 import hashlib
 import json
 import os
 import shutil
-import struct
 import threading
-import weakref
 import zipfile
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import cv2
 import numpy as np
 from jaxtyping import Int64
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 from tqdm import tqdm
 
-from paribus.data.decoding import caption_bytes, clean_caption, decode_image, pixels_of
+from paribus.data.decoding import caption_bytes, clean_caption, decode_image
+from paribus.data.opened import OPEN_FILES, Files
+from paribus.data.samples import Limits, quiet, take, told
 from paribus.data.tars import START, Member, Shard, disk_read, find_shards, key_at, read_contents
 from paribus.data.uids import Uids, matched, read_uids
 from paribus.errors import UserError
@@ -50,29 +48,16 @@ ROW = np.dtype(
 )
 """One sample in ``table.npy``."""
 
-LARGEST_IMAGE = 2**30
-"""Bytes of an image file; a larger one is left out (a ``pread`` gives at most 2 GiB)."""
-
-OPEN_FILES = 512
-"""Shards kept open: half of the usual limit of a process."""
-
 _PARTS = ".parts"
 
 
-class Reading(Config):
+class Reading(Limits):
     """What is read of the tars: all that decides which samples come out."""
 
     image: tuple[str, ...] = Field(
         ("jpg", "jpeg", "png", "webp"), min_length=1, description="extensions; a sample's first one counts"
     )
     caption: str = Field("txt", min_length=1, description="extension of the caption")
-    max_caption: int = Field(2_000, gt=0, lt=2**20, description="characters; longer captions are cut")
-    max_pixels: int = Field(
-        2**26, gt=0, description="a larger picture is left out before it is decoded (a decompression bomb)"
-    )
-    check: bool = Field(
-        True, description="decode every image while indexing, so that none can stop a run: 1.2 ms at 512 px"
-    )
 
 
 class ShardsConfig(Reading):
@@ -146,36 +131,13 @@ def _examine(file: int, key: str, members: dict[str, Member], reading: Reading) 
         return "no image"
     if caption is None:
         return "no caption"
-    if image.size > LARGEST_IMAGE:
-        return "image over 1 GiB"
     size = min(caption.size, caption_bytes(reading.max_caption))
-    text, mended = clean_caption(os.pread(file, size, caption.data), reading.max_caption)
-    if not text:
-        return "empty caption"
-    blob = os.pread(file, image.size, image.data)
-    if pixels_of(blob) > reading.max_pixels:
-        return f"image over {reading.max_pixels:,} pixels"
-    if not blob or (reading.check and not _decodes(blob)):
-        return "undecodable image"
+    raw = os.pread(file, size, caption.data)
+    found = take(key, raw, image.size, lambda: os.pread(file, image.size, image.data), reading)
+    if isinstance(found, str):
+        return found
     row = (image.start, size << START | caption.data, image.size, image.head)
-    return _Kept(row, _sample_digest(key, blob, text), mended)
-
-
-def _decodes(blob: bytes) -> bool:
-    try:
-        decode_image(blob)
-    except ValueError:
-        return False
-    return True
-
-
-def _sample_digest(key: str, image: bytes, text: str) -> bytes:
-    """SHA-256 of a sample; lengths go first, so that no two samples are the same string of bytes."""
-    parts = (key.encode(), image, text.encode())
-    digest = hashlib.sha256(struct.pack("<3Q", *map(len, parts)))
-    for part in parts:
-        digest.update(part)
-    return digest.digest()
+    return _Kept(row, found.digest, found.mended)
 
 
 @dataclass(frozen=True)
@@ -288,20 +250,15 @@ def build_index(config: ShardsConfig, out: Path, workers: int) -> IndexMeta:
         jobs = [
             _Job(root, shard, config.reading, part, uids) for shard, part in zip(shards, parts, strict=True)
         ]
-        with _quiet():
+        with quiet():
             _run_all(jobs, workers)
         meta = _join(jobs, out, config)
     if config.samples not in (None, meta.samples):
         raise UserError(
-            f"samples: {config.samples} are declared, {root} holds {meta.samples} ({_told(meta.left_out)}; "
+            f"samples: {config.samples} are declared, {root} holds {meta.samples} ({told(meta.left_out)}; "
             f"see {out / 'skipped.jsonl'}): declare {meta.samples}, or complete the shards."
         )
     return meta
-
-
-def _told(left_out: dict[str, int]) -> str:
-    told = ", ".join(f"{reason}: {count}" for reason, count in left_out.items())
-    return f"left out: {told or 'none'}"
 
 
 def _finished(config: ShardsConfig, out: Path, kept: str) -> IndexMeta | None:
@@ -335,16 +292,6 @@ def _run_all(jobs: Sequence[_Job], workers: int) -> None:
             raise
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep OpenCV from writing a line about every broken picture: they are counted and listed."""
-    before = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    try:
-        yield
-    finally:
-        cv2.utils.logging.setLogLevel(before)
-
-
 def _join(jobs: Sequence[_Job], out: Path, config: ShardsConfig) -> IndexMeta:
     """Put the parts together in the shards' order; ``meta.json`` comes last, for the whole."""
     noted: list[dict[str, Any]] = [job.notes() or {} for job in jobs]
@@ -360,7 +307,7 @@ def _join(jobs: Sequence[_Job], out: Path, config: ShardsConfig) -> IndexMeta:
     if not samples:
         raise UserError(
             f"No sample of {config.root} has an image ({', '.join(config.image)}) and a caption "
-            f"({config.caption}) that can be read ({_told(left_out)}): see the settings image and caption."
+            f"({config.caption}) that can be read ({told(left_out)}): see the settings image and caption."
         )
     (out / "meta.json").unlink(missing_ok=True)
     digest = _write_table(jobs, out / "table.npy", samples)
@@ -461,61 +408,6 @@ def _check_same(found: Sequence[Shard], meta: IndexMeta, folder: Path, root: Pat
         )
 
 
-@dataclass
-class _Open:
-    """An open file and how many threads are reading it."""
-
-    file: int
-    users: int = 0
-
-
-class _Files:
-    """At most ``limit`` files stay open, the latest used; no file is closed while a thread reads it."""
-
-    def __init__(self, paths: Sequence[Path], limit: int) -> None:
-        self.paths, self.limit = tuple(paths), limit
-        self._lock = threading.Lock()
-        self._open: OrderedDict[int, _Open] = OrderedDict()
-        weakref.finalize(self, _close_all, self._open)
-
-    def _take(self, number: int, opened: int | None = None) -> _Open | None:
-        """Count a user of a file that is open, or has just been opened."""
-        with self._lock:
-            if opened is not None and number in self._open:
-                os.close(opened)  # another thread was faster
-            elif opened is not None:
-                self._open[number] = _Open(opened)
-            entry = self._open.get(number)
-            if entry is not None:
-                entry.users += 1
-                self._open.move_to_end(number)
-            return entry
-
-    @contextlib.contextmanager
-    def borrow(self, number: int) -> Iterator[int]:
-        """A descriptor of one file, for ``pread`` only; opened outside the lock, since disks are slow."""
-        entry = self._take(number)
-        while entry is None:
-            entry = self._take(number, os.open(self.paths[number], os.O_RDONLY | os.O_CLOEXEC))
-        try:
-            yield entry.file
-        finally:
-            with self._lock:
-                entry.users -= 1
-                self._trim()
-
-    def _trim(self) -> None:
-        if len(self._open) > self.limit:
-            idle = [number for number, entry in self._open.items() if not entry.users]
-            for number in idle[: len(self._open) - self.limit]:
-                os.close(self._open.pop(number).file)
-
-
-def _close_all(files: OrderedDict[int, _Open]) -> None:
-    while files:
-        os.close(files.popitem()[1].file)
-
-
 class Shards:
     """Indexed shards as a source: any sample at any time, from any number of threads.
 
@@ -535,7 +427,7 @@ class Shards:
         self.meta = read_meta(self.folder)
         _check_same(find_shards(self.root), self.meta, self.folder, self.root)
         self._table = _read_table(self.folder, self.meta.samples)
-        self._files = _Files([self.root / shard.name for shard in self.meta.shards], open_files)
+        self._files = Files([self.root / shard.name for shard in self.meta.shards], open_files)
 
     def __len__(self) -> int:
         return self.meta.samples
@@ -546,8 +438,8 @@ class Shards:
         Raises:
             UserError: its shard cannot be read or has changed, or its image cannot be decoded.
         """
-        place, told, size, head = self._table[index].item()
-        (shard, start), (caption_size, caption) = divmod(place, 1 << START), divmod(told, 1 << START)
+        place, said, size, head = self._table[index].item()
+        (shard, start), (caption_size, caption) = divmod(place, 1 << START), divmod(said, 1 << START)
         path = self._files.paths[shard]
         with disk_read(path), self._files.borrow(shard) as file:
             block = os.pread(file, head + size, start)
@@ -581,8 +473,8 @@ class Shards:
         Raises:
             UserError: its shard cannot be read.
         """
-        place, told, _, _ = self._table[index].item()
-        shard, (size, caption) = place >> START, divmod(told, 1 << START)
+        place, said, _, _ = self._table[index].item()
+        shard, (size, caption) = place >> START, divmod(said, 1 << START)
         try:
             with self._files.borrow(shard) as file:
                 raw = os.pread(file, size, caption)
