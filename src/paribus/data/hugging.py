@@ -48,6 +48,11 @@ class Piece(NamedTuple):
 # Files.
 
 
+def is_saved(root: Path) -> bool:
+    """Whether a folder is what save_to_disk writes."""
+    return any((root / name).is_file() for name in ("dataset_dict.json", "state.json"))
+
+
 def find_files(root: Path) -> dict[str, list[Path]]:
     """Split -> its files, in order; of a data set without splits, one split of no name.
 
@@ -127,7 +132,8 @@ def read_json(path: Path) -> Mapping[str, Any]:
 # Columns.
 
 
-def _guarded(path: Path) -> UserError:
+def damaged(path: Path) -> UserError:
+    """A file that is not what its name says, as an error to raise."""
     return UserError(f"{path} is no {path.suffix[1:]} file, or a damaged one: {AGAIN}.")
 
 
@@ -140,7 +146,7 @@ def read_schema(path: Path) -> Any:
     try:
         return pq.read_schema(path) if path.suffix == ".parquet" else _arrow(path).schema
     except (pa.ArrowException, OSError) as error:
-        raise _guarded(path) from error
+        raise damaged(path) from error
 
 
 @functools.lru_cache(maxsize=64)
@@ -149,7 +155,7 @@ def _arrow(path: Path) -> Any:
     try:
         return pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
     except (pa.ArrowException, OSError) as error:
-        raise _guarded(path) from error
+        raise damaged(path) from error
 
 
 @functools.lru_cache(maxsize=4)
@@ -165,7 +171,7 @@ def read_column(path: Path, group: int, column: str) -> Any:
         with pq.ParquetFile(path) as parquet:
             return parquet.read_row_group(group, columns=[column]).column(0)
     except (pa.ArrowException, OSError) as error:
-        raise _guarded(path) from error
+        raise damaged(path) from error
 
 
 def pieces_of(path: Path) -> list[Piece]:
@@ -179,7 +185,7 @@ def pieces_of(path: Path) -> list[Piece]:
     try:
         meta = pq.read_metadata(path)
     except (pa.ArrowException, OSError) as error:
-        raise _guarded(path) from error
+        raise damaged(path) from error
     rows = [meta.row_group(group).num_rows for group in range(meta.num_row_groups)]
     return [Piece(path, group, sum(rows[:group]), some) for group, some in enumerate(rows)]
 

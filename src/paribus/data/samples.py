@@ -28,6 +28,15 @@ class Limits(Config):
     )
 
 
+class Reading(Limits):
+    """What is read of files that a key joins: all that decides which samples come out."""
+
+    image: tuple[str, ...] = Field(
+        ("jpg", "jpeg", "png", "webp"), min_length=1, description="extensions; a sample's first one counts"
+    )
+    caption: str = Field("txt", min_length=1, description="extension of the caption")
+
+
 class Taken(NamedTuple):
     """A sample that can be trained on: its picture's file, its caption as it comes out, and its digest."""
 

@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from paribus.data.decoding import caption_bytes, clean_caption, decode_image
 from paribus.data.opened import OPEN_FILES, Files
-from paribus.data.samples import Limits, quiet, take, told
+from paribus.data.samples import Reading, quiet, take, told
 from paribus.data.tars import START, Member, Shard, disk_read, find_shards, key_at, read_contents
 from paribus.data.uids import Uids, matched, read_uids
 from paribus.errors import UserError
@@ -49,15 +49,6 @@ ROW = np.dtype(
 """One sample in ``table.npy``."""
 
 _PARTS = ".parts"
-
-
-class Reading(Limits):
-    """What is read of the tars: all that decides which samples come out."""
-
-    image: tuple[str, ...] = Field(
-        ("jpg", "jpeg", "png", "webp"), min_length=1, description="extensions; a sample's first one counts"
-    )
-    caption: str = Field("txt", min_length=1, description="extension of the caption")
 
 
 class ShardsConfig(Reading):

@@ -20,6 +20,7 @@ from paribus.data.hugging import (
     column_named,
     file_split,
     find_files,
+    is_saved,
     parquets,
     pieces_of,
     read_column,
@@ -119,9 +120,7 @@ def read(root: Path, settings: Settings) -> Dataset:
 
 def looks(root: Path) -> bool:
     """Whether a folder is of save_to_disk, or has parquet files called as splits are."""
-    if any((root / name).is_file() for name in ("dataset_dict.json", "state.json")):
-        return True
-    return root.is_dir() and any(file_split(root, file) in WORDS for file in parquets(root))
+    return is_saved(root) or any(file_split(root, file) in WORDS for file in parquets(root))
 
 
 # Columns.
