@@ -332,8 +332,8 @@ def corpus_index(
             raise UserError(f"--keep is for tar shards, and {root} is a {config.kind}: remove the option.")
         config = config.model_copy(update={"keep": str(keep)})
     meta = build(config, folder, workers)
-    place = f"{len(meta.shards):,} shards" if isinstance(meta, IndexMeta) else f"a {config.kind}"
-    print(f"{meta.samples:,} samples in {place}; digest {meta.digest[:16]}; in {folder}")
+    form = f"in {len(meta.shards):,} shards" if isinstance(meta, IndexMeta) else f"of kind {config.kind}"
+    print(f"{meta.samples:,} samples {form}; digest {meta.digest[:16]}; in {folder}")
     for reason, count in meta.left_out.items():
         print(f"  left out, {reason}: {count:,}")
     for what, count in meta.mended.items():

@@ -563,12 +563,12 @@ def refused(config, tmp_path, match):
         (
             "a.csv",
             "path,words\nx,y\n",
-            r"row 1: it has no column of captions \(title or text or caption\), only",
+            r"row 1: it has no column of captions \(title or text or .*only",
         ),
         (
             "a.csv",
             "url,title\nx,y\n",
-            r"no column of pictures \(filepath or .*only url, title; name one as image",
+            r"no column of pictures \(filepath or .*only url, title; name one",
         ),
         ("a.csv", "filepath\ttitle\nx\ty\n", r"no column of pictures"),
         ("a.csv", "filepath,title\nx,y,z\n", r"a\.csv, row 1: it has more cells"),
@@ -579,7 +579,7 @@ def refused(config, tmp_path, match):
         (
             "a.csv",
             "filepath,title\nx.jpg,y\n",
-            r"Nothing of .*a\.csv has .*missing image: 1; see .*skipped\.jsonl",
+            r"Nothing of .*a\.csv has .*missing image: 1; see .*skipped",
         ),
         ("a.txt", "filepath,title\nx.jpg,y\n", r"a\.txt is no file of rows: give one of"),
     ],
@@ -627,9 +627,7 @@ def test_hugging_faces_files_that_are_no_use_are_told(tmp_path):
     refused(HuggingFaceConfig(path=str(place), caption="image"), tmp_path, r"no texts in its column 'image'")
     lists = table.set_column(1, "caption", pa.array([["one", "two"]]))
     pq.write_table(lists, place / "a.parquet")
-    refused(
-        HuggingFaceConfig(path=str(place)), tmp_path, r"no texts in its column 'caption' but list.*one text"
-    )
+    refused(HuggingFaceConfig(path=str(place)), tmp_path, r"no texts in its column 'caption' but list")
     pq.write_table(pa.table({"image": [1], "text": ["x"]}), place / "a.parquet")
     refused(HuggingFaceConfig(path=str(place)), tmp_path, r"no pictures in its column 'image' but int64")
     pq.write_table(table, place / "a.parquet")
@@ -639,8 +637,10 @@ def test_hugging_faces_files_that_are_no_use_are_told(tmp_path):
     _, source = built(HuggingFaceConfig(path=str(place), split="b"), tmp_path / "index")
     assert source[0].key == "b.parquet#0"
     whole = (place / "b.parquet").read_bytes()
-    (place / "b.parquet").write_bytes(whole[:60] + b"\0" * 40 + whole[100:])
-    refused(HuggingFaceConfig(path=str(place), split="b"), tmp_path, r"b\.parquet|undecodable image: 1")
+    (place / "b.parquet").write_bytes(whole[:-20])
+    refused(
+        HuggingFaceConfig(path=str(place), split="b"), tmp_path, r"b\.parquet is no parquet file, or a dam"
+    )
 
 
 def test_a_data_set_of_the_hub_is_fetched_and_then_not_needed(tmp_path, monkeypatch):

@@ -281,7 +281,7 @@ class TableConfig(PairsConfig):
         self, file: Path, before: Shard, picture: Int64[np.ndarray, " N"], pair: Int64[np.ndarray, " N"]
     ) -> Iterator[Entry]:
         for said, shown, same in zip(self._said(file), picture, pair, strict=False):
-            if said.path and not said.fault and same:
+            if said.path and said.raw and not said.fault and same:
                 yield said._replace(fault="repeated row")
             else:
                 yield said._replace(key=f"{said.key}#{shown + 1}") if said.path and shown else said
