@@ -575,6 +575,7 @@ def refused(config, tmp_path, match):
         ("a.csv", "filepath,title,title\nx,y,z\n", r"two columns 'title'"),
         ("a.csv", 'filepath,title\nx,"y\n' + "x,y\n" * 2000, r"row 1: it goes from line 2 to 2,002; close"),
         ("a.jsonl", '{"image": "x", "text": "y"}\nno json\n', r"a\.jsonl, row 2: it is no JSON"),
+        ("a.jsonl", '{"image": ' + "[" * 200_000 + "\n", r"a\.jsonl, row 1: it is no JSON"),
         ("a.jsonl", "[1]\n", r"a\.jsonl, row 1: it is no JSON object"),
         (
             "a.csv",

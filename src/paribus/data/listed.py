@@ -7,7 +7,6 @@ what cannot be trained on. A list is read again and again in the same order, and
 
 import hashlib
 import itertools
-import os
 import posixpath
 from abc import ABC, abstractmethod
 from array import array
@@ -21,7 +20,7 @@ import numpy as np
 from jaxtyping import Int64, UInt64
 from pydantic import Field
 
-from paribus.data.folder import key_of
+from paribus.data.folder import folders_below, key_of
 from paribus.data.hub import fetch_dataset
 from paribus.data.hugging import IMAGES, column_named, find_files, pieces_of, read_schema
 from paribus.data.inside import check_column, read_pairs
@@ -184,7 +183,7 @@ class FolderConfig(Reading, PairsConfig):
     def _entries(self, root: Path) -> Iterator[Entry]:
         """All keys that have a picture or a caption, folder by folder, in the order of their names."""
         wanted = {*self.image, self.caption}
-        for folder, names in _folders(root):
+        for folder, names in folders_below(root):
             joined: dict[str, dict[str, str]] = {}
             for name in sorted(names):
                 key, extension = split_name(name) or ("", "")
@@ -203,24 +202,6 @@ class FolderConfig(Reading, PairsConfig):
 def _shown(path: str) -> str:
     """A path as text that any file can hold."""
     return key_of(raw_of(path))
-
-
-def _folders(root: Path) -> Iterator[tuple[str, list[str]]]:
-    """All folders, as ``a/b/``, with the files in each; one that links lead to again is passed over."""
-    seen = set[tuple[int, int]]()
-    for folder, below, names in os.walk(root, followlinks=True, onerror=_unlisted):
-        stat = os.stat(folder)  # noqa: PTH116
-        if (stat.st_dev, stat.st_ino) in seen:
-            below.clear()
-            continue
-        seen.add((stat.st_dev, stat.st_ino))
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        inner = os.path.relpath(folder, root)
-        yield "" if inner == "." else f"{inner}/", names
-
-
-def _unlisted(error: OSError) -> None:
-    raise UserError(f"Cannot list the folder {error.filename} ({error.strerror}): mend that.") from error
 
 
 # A table of paths and captions.

@@ -63,9 +63,11 @@ def take(key: str, raw: bytes, size: int, picture: Callable[[], bytes], limits: 
     if not text:
         return "empty caption"
     blob = picture()
-    if pixels_of(blob) > limits.max_pixels:
+    pixels = pixels_of(blob)
+    if pixels > limits.max_pixels:
         return f"image over {limits.max_pixels:,} pixels"
-    if not blob or (limits.check and not _decodes(blob)):
+    # What does not say how large it is may be as large as it likes: it is not decoded.
+    if not blob or (limits.check and not (pixels and _decodes(blob))):
         return "undecodable image"
     return Taken(blob, text, sample_digest(key, blob, text), mended)
 

@@ -31,7 +31,7 @@ from tqdm import tqdm
 from paribus.data.decoding import caption_bytes, clean_caption, decode_image
 from paribus.data.opened import OPEN_FILES, Files
 from paribus.data.samples import Reading, quiet, take, told
-from paribus.data.tars import START, Member, Shard, disk_read, find_shards, key_at, read_contents
+from paribus.data.tars import START, Member, Shard, disk_read, find_shards, key_at, leads_out, read_contents
 from paribus.data.uids import Uids, matched, read_uids
 from paribus.errors import UserError
 from paribus.files import disk_errors, whole_file, write_json, write_text
@@ -48,11 +48,14 @@ ROW = np.dtype(
 )
 """One sample in ``table.npy``."""
 
+LARGEST_JSON = 2**24
+"""Bytes of a sample's metadata; in larger ones no uid is sought."""
+
 _PARTS = ".parts"
 
 
 class ShardsConfig(Reading):
-    """Image-text pairs in a folder of ``*.tar``; ``root`` is where they lie, the digest what they are."""
+    """Image-text pairs in ``*.tar`` in a folder and below; ``root`` is where they lie, the digest what."""
 
     kind: Literal["shards"] = "shards"
     root: str = Field(min_length=1)
@@ -76,7 +79,7 @@ class IndexMeta(Config):
     Their ``Sample.key``, which names the shard, differs then, and with it the crops that are drawn.
     """
 
-    version: Literal[2] = 2
+    version: Literal[3] = 3
     reading: Reading
     kept: str = Field("", description="digest of the list of uids; empty if all samples are kept")
     listed: int = Field(0, description="uids in that list")
@@ -104,11 +107,11 @@ class _Kept(NamedTuple):
 def _uid(file: int, members: dict[str, Member]) -> str | None:
     """The uid that a sample's metadata name, as DataComp's do."""
     told = members.get("json")
-    if told is None:
+    if told is None or told.size > LARGEST_JSON:
         return None
     try:
         found = json.loads(os.pread(file, told.size, told.data))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     uid = found.get("uid") if isinstance(found, dict) else None
     return None if uid is None else str(uid)
@@ -116,12 +119,16 @@ def _uid(file: int, members: dict[str, Member]) -> str | None:
 
 def _examine(file: int, key: str, members: dict[str, Member], reading: Reading) -> _Kept | str:
     """A sample's row and digest, or why it is left out."""
+    if leads_out(key):
+        return "name outside the tar"
     image = next((members[extension] for extension in reading.image if extension in members), None)
     caption = members.get(reading.caption)
     if image is None:
         return "no image"
     if caption is None:
         return "no caption"
+    if image.odd or caption.odd:
+        return f"image is {image.odd}" if image.odd else f"caption is {caption.odd}"
     size = min(caption.size, caption_bytes(reading.max_caption))
     raw = os.pread(file, size, caption.data)
     found = take(key, raw, image.size, lambda: os.pread(file, image.size, image.data), reading)
@@ -402,7 +409,8 @@ def _check_same(found: Sequence[Shard], meta: IndexMeta, folder: Path, root: Pat
 class Shards:
     """Indexed shards as a source: any sample at any time, from any number of threads.
 
-    ``Sample.key`` is ``<shard's stem>/<key in the tar>``, so that keys may repeat from shard to shard.
+    ``Sample.key`` is ``<shard's path without .tar>/<key in the tar>``, so that keys may repeat from shard to
+    shard.
 
     Args:
         folder: where ``build_index`` put the index.
@@ -418,6 +426,7 @@ class Shards:
         self.meta = read_meta(self.folder)
         _check_same(find_shards(self.root), self.meta, self.folder, self.root)
         self._table = _read_table(self.folder, self.meta.samples)
+        self._stems = tuple(shard.name.removesuffix(".tar") for shard in self.meta.shards)
         self._files = Files([self.root / shard.name for shard in self.meta.shards], open_files)
 
     def __len__(self) -> int:
@@ -446,7 +455,7 @@ class Shards:
                 "check: true, which leaves such images out."
             ) from error
         text, _ = clean_caption(raw, self.meta.reading.max_caption)
-        return Sample(key=f"{path.stem}/{key}", image=image, text=text)
+        return Sample(key=f"{self._stems[shard]}/{key}", image=image, text=text)
 
     def of_shard(self, number: int) -> range:
         """Which samples a shard holds, by its number in ``meta.shards``; nothing of the table is copied."""

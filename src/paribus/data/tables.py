@@ -191,7 +191,7 @@ def _json(file: Path, columns: Columns, errors: str) -> Iterator[Mapping[str, An
             items = json.load(handle) if begins == "[" else (line for line in handle if line.strip())
             for number, item in enumerate(items, start=1):
                 yield _object(file, number, item)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} cannot be read as JSON ({error}): {AGAIN}.") from error
 
 
@@ -199,7 +199,7 @@ def _object(file: Path, number: int, item: Any) -> Mapping[str, Any]:
     """A record: a line to be parsed, or what a list holds."""
     try:
         cells = json.loads(item) if isinstance(item, str) else item
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file}, row {number}: it is no JSON ({error}); {AGAIN}.") from error
     if not isinstance(cells, dict):
         raise UserError(f"{file}, row {number}: it is no JSON object; {AGAIN}.")

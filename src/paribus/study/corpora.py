@@ -160,7 +160,7 @@ class Shards(Own):
 
     name: ClassVar[str] = "shards"
     kind: Literal["shards"] = "shards"
-    version: int = 2
+    version: int = 3
     source: shards.ShardsConfig
     kept: str = Field("", description="digest of the list of uids: another list is another corpus")
 
