@@ -538,6 +538,28 @@ def test_faults_of_hugging_face_are_counted_and_named(form, tmp_path):
     assert reasons(tmp_path / "index")[0][1].endswith("#1")
 
 
+def test_batches_of_no_rows_and_an_empty_file_are_no_fault(tmp_path):
+    table = hf_table([(PIECE, None, "x")])
+    empty = table.slice(0, 0)
+    with (
+        pa.OSFile(str(tmp_path / "a.arrow"), "wb") as file,
+        pa.ipc.new_stream(file, table.schema) as stream,
+    ):
+        for batch in (*empty.to_batches(), *table.to_batches(), pa.RecordBatch.from_pylist([], table.schema)):
+            stream.write_batch(batch)
+    _, source = built(HuggingFaceConfig(path=str(tmp_path / "a.arrow")), tmp_path / "index")
+    assert [source[i].text for i in range(len(source))] == ["x"]
+    pq.write_table(empty, tmp_path / "empty.parquet")
+    refused(HuggingFaceConfig(path=str(tmp_path / "empty.parquet")), tmp_path, "Nothing of .*left out: none")
+
+
+def test_a_copy_is_planned_for(tmp_path):
+    assert as_arrow(tmp_path / "y").copies() == 0
+    config = as_parquet(tmp_path / "x")
+    whole = sum(path.stat().st_size for path in (tmp_path / "x").rglob("train-*"))
+    assert config.copies() == whole > 0
+
+
 def test_strings_of_arrow_that_are_no_utf_8_are_mended(tmp_path):
     table = hf_table([(PIECE, None, "x")])
     said = pa.Array.from_buffers(pa.string(), 1, pa.array([b"caf\xe9"], pa.binary()).buffers())

@@ -71,6 +71,8 @@ def read_pairs(file: Path, image: str, caption: str) -> Iterator[Found]:
             whole = pa.memory_map(str(file)).read_buffer()
             with pa.ipc.open_stream(pa.BufferReader(whole)) as reader:
                 for batch in reader:
+                    if not len(batch):
+                        continue  # such a batch has no buffers
                     yield from _placed(file, whole, batch.column(image), batch.column(caption))
     except (pa.ArrowException, OSError) as error:
         raise damaged(file) from error

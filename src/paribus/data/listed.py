@@ -108,6 +108,10 @@ class PairsConfig(Limits, ABC):
     def places(self) -> tuple[Path | None, Path]:
         """Where the files of the listing lie (None: they are not needed any more), and the root."""
 
+    def copies(self) -> float:
+        """Bytes of pictures that have to be copied, as far as that is known beforehand."""
+        return 0.0
+
     @property
     def reading(self) -> dict[str, Any]:
         """The part that decides which samples come out, with the form's kind."""
@@ -371,6 +375,14 @@ class HuggingFaceConfig(PairsConfig):
         total = sum(piece.rows for file in files for piece in pieces_of(file))
         copied = any(block.copied for block in blocks)
         return Listing(local, home, home, lambda: iter(blocks), stamps, total=total, copied=copied)
+
+    def copies(self) -> float:
+        """The parquet files of this disk."""
+        local = Path(self.path).expanduser()
+        if not local.exists():
+            return 0.0
+        files = self._files(local, find_files(local))
+        return float(sum(file.stat().st_size for file in files if file.suffix == ".parquet"))
 
     def _files(self, where: Path, found: Mapping[str, Sequence[Path]]) -> Sequence[Path]:
         wanted = self.split or ("train" if "train" in found else next(iter(found), ""))

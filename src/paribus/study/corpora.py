@@ -187,6 +187,10 @@ class Pairs(Own):
         del splits, captions
         return pairs.Pairs(self.folder(runtime) / "index", *self.source.places())
 
+    def disk(self) -> float:
+        """The rows of the index, and pictures that are copied into it."""
+        return super().disk() + self.source.copies()
+
 
 AnyCorpus = Annotated[Corpus | Shards | Pairs, Field(discriminator="kind")]
 AnySource = Annotated[glyphs.GlyphsConfig | AnyOwn, Field(discriminator="kind")]
