@@ -70,6 +70,12 @@ def find_shards(root: Path) -> tuple[Shard, ...]:
     return tuple(sorted(found, key=lambda shard: shard.name))
 
 
+def has_shards(root: Path) -> bool:
+    """Whether there are tars in a folder or below, compressed or not."""
+    names = (name for _, names in folders_below(root) for name in names)
+    return any(name.endswith(".tar") or _COMPRESSED_NAME.search(name) for name in names)
+
+
 def _shard(root: Path, name: str) -> Shard:
     stat = (root / name).stat()
     if stat.st_size >= 1 << START:

@@ -11,6 +11,7 @@ from pydantic import Field
 from paribus.data import art as art_module
 from paribus.data import glyphs, hugging, listed, pairs, shards
 from paribus.data.captions import find_policy
+from paribus.data.tars import has_shards
 from paribus.data.uids import read_uids
 from paribus.errors import UserError
 from paribus.files import sha256
@@ -216,7 +217,7 @@ def guess(path: Path) -> AnyOwn:
             f"There is no {path}: give a folder of tars, of pictures or of Hugging Face's files, or a table."
         )
     # Tars come first: img2dataset puts parquet beside them.
-    if path.is_dir() and any(path.rglob("*.tar*")):
+    if path.is_dir() and has_shards(path):
         return shards.ShardsConfig(root=str(path))
     if path.is_file():
         held = path.suffix in (".parquet", ".arrow")
