@@ -303,28 +303,42 @@ def corpus_export(
 
 @corpus_app.command("index")
 def corpus_index(
-    root: Annotated[Path, typer.Argument(metavar="DIR", help="the folder of .tar shards")],
+    root: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PLACE",
+            help="a folder of .tar shards, of pictures with captions, or of Hugging Face's files; "
+            "or a .csv, .tsv or .jsonl",
+        ),
+    ],
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="the folder of the index; else DIR/index")
+        Path | None, typer.Option("--out", metavar="DIR", help="the folder of the index; else PLACE/index")
     ] = None,
     keep: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="uids of the samples to keep: npy, parquet or text")
+        Path | None,
+        typer.Option(metavar="FILE", help="of shards: uids of the samples to keep (npy, parquet or text)"),
     ] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="how many there must be")] = None,
     workers: Workers = 2,
 ) -> None:
-    """Index tar shards, and write the manifest: count, digest, what was left out and why."""
-    from paribus.data.shards import ShardsConfig, build_index
+    """Index pairs of one's own, and write the manifest: count, digest, what was left out and why."""
+    from paribus.data.shards import IndexMeta, ShardsConfig
+    from paribus.study.corpora import build, guess
 
-    folder = out or root / "index"
-    config = ShardsConfig(root=str(root), keep=None if keep is None else str(keep), samples=samples)
-    meta = build_index(config, folder, workers)
-    print(f"{meta.samples:,} samples in {len(meta.shards):,} shards; digest {meta.digest[:16]}; in {folder}")
+    folder = out or (root.with_name(f"{root.name}.index") if root.is_file() else root / "index")
+    config = guess(root).model_copy(update={"samples": samples})
+    if keep is not None:
+        if not isinstance(config, ShardsConfig):
+            raise UserError(f"--keep is for tar shards, and {root} is a {config.kind}: remove the option.")
+        config = config.model_copy(update={"keep": str(keep)})
+    meta = build(config, folder, workers)
+    form = f"in {len(meta.shards):,} shards" if isinstance(meta, IndexMeta) else f"of kind {config.kind}"
+    print(f"{meta.samples:,} samples {form}; digest {meta.digest[:16]}; in {folder}")
     for reason, count in meta.left_out.items():
         print(f"  left out, {reason}: {count:,}")
     for what, count in meta.mended.items():
         print(f"  captions mended, {what}: {count:,}")
-    if meta.listed:
+    if isinstance(meta, IndexMeta) and meta.listed:
         print(f"  {meta.absent:,} of {meta.listed:,} listed uids are in no shard")
 
 

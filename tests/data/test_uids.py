@@ -154,7 +154,7 @@ def test_the_command_writes_the_manifest_and_says_what_was_left_out(root, tmp_pa
     assert paribus(tmp_path, *line).out == done.out
     keep.unlink()
     assert "uids.npy cannot be read" in paribus(tmp_path, *line).refused()
-    assert "no .tar" in paribus(tmp_path, "corpus", "index", tmp_path).refused()
+    assert "Nothing of" in paribus(tmp_path, "corpus", "index", tmp_path).refused()
 
 
 def test_a_decompression_bomb_is_left_out_before_it_is_decoded(tmp_path):

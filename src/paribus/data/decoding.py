@@ -1,21 +1,24 @@
 """What comes out of the bytes of a sample: its picture as RGB, and its caption as text.
 
 Pictures come as img2dataset makes them: stored rows and columns (EXIF orientation and colour profiles are
-ignored), transparency on white (rom1504/img2dataset, ``resizer.py``); grey, palette and CMYK become RGB.
+ignored), transparency on white (rom1504/img2dataset, ``resizer.py``); grey, palette and CMYK become RGB. Of
+animations the first frame comes. Formats are JPEG, PNG, WebP, GIF, BMP and TIFF.
 """
 
 import codecs
 import io
-import struct
 from collections.abc import Callable
 from typing import Any
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 JPEG = b"\xff\xd8"
@@ -26,8 +29,11 @@ def decode_image(blob: bytes) -> UInt8[np.ndarray, "H W 3"]:
     """An image file as RGB: sixteen bits become eight, transparency becomes white.
 
     Raises:
-        ValueError: OpenCV cannot decode it, or it has no colours of 8 or 16 bits.
+        ValueError: it is of no format whose size can be told beforehand (``pixels_of``), OpenCV cannot decode
+            it, or it has no colours of 8 or 16 bits.
     """
+    if blob[:2] not in _HEADERS:
+        raise ValueError("not a picture")
     # No JPEG has transparency, so it comes as RGB at once, without a copy on the way.
     flags = _JPEG if blob.startswith(JPEG) else cv2.IMREAD_UNCHANGED
     try:
@@ -96,6 +102,10 @@ _HEADERS: dict[bytes, Callable[[io.BytesIO], ImageFile]] = {
     JPEG: JpegImageFile,
     b"\x89P": PngImageFile,
     b"RI": WebPImageFile,
+    b"GI": GifImageFile,
+    b"BM": BmpImageFile,
+    b"II": TiffImageFile,
+    b"MM": TiffImageFile,
 }
 """How files begin -> what reads their size and decodes nothing. ``Image.open`` would warn of large ones."""
 
@@ -105,6 +115,6 @@ def pixels_of(blob: bytes) -> int:
     header = _HEADERS.get(blob[:2])
     try:
         width, height = header(io.BytesIO(blob)).size if header is not None else (0, 0)
-    except (OSError, SyntaxError, ValueError, struct.error):
+    except Exception:  # each of Pillow's readers has its own for damaged bytes
         return 0
     return int(width * height)

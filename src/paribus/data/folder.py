@@ -7,7 +7,7 @@ and columns as stored, of animations the first frame, transparency on white.
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -61,6 +61,30 @@ def list_pictures(root: Path) -> list[Listed]:
     if not found:
         raise UserError(f"There is no picture in {root}: give a folder with {', '.join(SUFFIXES)} files.")
     return sorted(found)
+
+
+def folders_below(root: Path) -> Iterator[tuple[str, list[str]]]:
+    """A folder and all below it, as ``a/b/``, each with its files' names; hidden folders are passed over.
+
+    Links are followed; a folder that they lead to again is passed over.
+
+    Raises:
+        UserError: a folder cannot be listed.
+    """
+    seen = set[tuple[int, int]]()
+    for folder, below, names in os.walk(root, followlinks=True, onerror=_unlisted):
+        stat = os.stat(folder)  # noqa: PTH116
+        if (stat.st_dev, stat.st_ino) in seen:
+            below.clear()
+            continue
+        seen.add((stat.st_dev, stat.st_ino))
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        inner = os.path.relpath(folder, root)
+        yield "" if inner == "." else f"{inner}/", names
+
+
+def _unlisted(error: OSError) -> None:
+    raise UserError(f"Cannot list the folder {error.filename} ({error.strerror}): mend that.") from error
 
 
 _ENDS = tuple(suffix.encode() for suffix in SUFFIXES)

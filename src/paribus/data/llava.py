@@ -23,6 +23,7 @@ from typing import NamedTuple, TextIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from paribus.data.hub import fetch_dataset
 from paribus.errors import UserError
 from paribus.types import IMAGE, Turn, Turns
 
@@ -36,7 +37,6 @@ TEXT, UNNAMED = "text", "unnamed"
 _CHUNK = 1 << 24
 _LONGEST_RECORD = 1 << 26
 _BETWEEN = re.compile(r"[\s,]*")
-_DATASET = re.compile(r"([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?")
 
 
 # What a record becomes.
@@ -201,7 +201,8 @@ def find_files(file: str) -> Files:
     local = Path(file).expanduser()
     if local.is_file():
         return Files((local,), local_home(file))
-    folder = local_home(file) if local.is_dir() else _fetched(file)
+    remedy = "set file to LLaVA's .json, a .jsonl or a .parquet"
+    folder = local_home(file) if local.is_dir() else fetch_dataset(file, ["*.parquet"], remedy)
     there = (path for path in folder.rglob("*.parquet") if not path.name.startswith("."))
     paths = sorted(path for path in there if path.is_file())
     paths = [path for path in paths if path.name.startswith("train")] or paths  # no validation split
@@ -214,30 +215,6 @@ def local_home(file: str) -> Path:
     """The folder of pictures that a setting names where nothing else is said; those of the hub are inside."""
     local = Path(file).expanduser()
     return local if local.is_dir() else local.parent
-
-
-def _fetched(file: str) -> Path:
-    named = _DATASET.fullmatch(file)
-    if named is None:
-        raise UserError(f"There is no {file}: set file to LLaVA's .json, a .jsonl, a .parquet or OWNER/NAME.")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(
-            snapshot_download(
-                named[1],
-                repo_type="dataset",
-                revision=named[2],
-                allow_patterns=["*.parquet"],
-                library_name="paribus",
-            )
-        )
-    except Exception as error:  # of whichever HTTP client huggingface_hub has
-        said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UserError(
-            f"There is no file or folder {file}, and no data set of that name can be fetched from the hub "
-            f"({said.rstrip('.')}): set file to a .json, a .jsonl or a .parquet."
-        ) from error
 
 
 def read_file(path: Path) -> Iterator[object]:

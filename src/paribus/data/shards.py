@@ -8,32 +8,30 @@ header, which lies before its image and whose checksum tells if the tar is anoth
 """
 
 import bisect
-import contextlib
 import functools
 import hashlib
 import json
 import os
 import shutil
-import struct
 import threading
-import weakref
 import zipfile
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import cv2
 import numpy as np
 from jaxtyping import Int64
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 from tqdm import tqdm
 
-from paribus.data.decoding import caption_bytes, clean_caption, decode_image, pixels_of
-from paribus.data.tars import START, Member, Shard, disk_read, find_shards, key_at, read_contents
+from paribus.data.decoding import caption_bytes, clean_caption, decode_image
+from paribus.data.opened import OPEN_FILES, Files
+from paribus.data.samples import Reading, quiet, take, told
+from paribus.data.tars import START, Member, Shard, disk_read, find_shards, key_at, leads_out, read_contents
 from paribus.data.uids import Uids, matched, read_uids
 from paribus.errors import UserError
 from paribus.files import disk_errors, whole_file, write_json, write_text
@@ -50,33 +48,14 @@ ROW = np.dtype(
 )
 """One sample in ``table.npy``."""
 
-LARGEST_IMAGE = 2**30
-"""Bytes of an image file; a larger one is left out (a ``pread`` gives at most 2 GiB)."""
-
-OPEN_FILES = 512
-"""Shards kept open: half of the usual limit of a process."""
+LARGEST_JSON = 2**24
+"""Bytes of a sample's metadata; in larger ones no uid is sought."""
 
 _PARTS = ".parts"
 
 
-class Reading(Config):
-    """What is read of the tars: all that decides which samples come out."""
-
-    image: tuple[str, ...] = Field(
-        ("jpg", "jpeg", "png", "webp"), min_length=1, description="extensions; a sample's first one counts"
-    )
-    caption: str = Field("txt", min_length=1, description="extension of the caption")
-    max_caption: int = Field(2_000, gt=0, lt=2**20, description="characters; longer captions are cut")
-    max_pixels: int = Field(
-        2**26, gt=0, description="a larger picture is left out before it is decoded (a decompression bomb)"
-    )
-    check: bool = Field(
-        True, description="decode every image while indexing, so that none can stop a run: 1.2 ms at 512 px"
-    )
-
-
 class ShardsConfig(Reading):
-    """Image-text pairs in a folder of ``*.tar``; ``root`` is where they lie, the digest what they are."""
+    """Image-text pairs in ``*.tar`` in a folder and below; ``root`` is where they lie, the digest what."""
 
     kind: Literal["shards"] = "shards"
     root: str = Field(min_length=1)
@@ -100,7 +79,7 @@ class IndexMeta(Config):
     Their ``Sample.key``, which names the shard, differs then, and with it the crops that are drawn.
     """
 
-    version: Literal[2] = 2
+    version: Literal[3] = 3
     reading: Reading
     kept: str = Field("", description="digest of the list of uids; empty if all samples are kept")
     listed: int = Field(0, description="uids in that list")
@@ -128,11 +107,11 @@ class _Kept(NamedTuple):
 def _uid(file: int, members: dict[str, Member]) -> str | None:
     """The uid that a sample's metadata name, as DataComp's do."""
     told = members.get("json")
-    if told is None:
+    if told is None or told.size > LARGEST_JSON:
         return None
     try:
         found = json.loads(os.pread(file, told.size, told.data))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     uid = found.get("uid") if isinstance(found, dict) else None
     return None if uid is None else str(uid)
@@ -140,42 +119,23 @@ def _uid(file: int, members: dict[str, Member]) -> str | None:
 
 def _examine(file: int, key: str, members: dict[str, Member], reading: Reading) -> _Kept | str:
     """A sample's row and digest, or why it is left out."""
+    if leads_out(key):
+        return "name outside the tar"
     image = next((members[extension] for extension in reading.image if extension in members), None)
     caption = members.get(reading.caption)
     if image is None:
         return "no image"
     if caption is None:
         return "no caption"
-    if image.size > LARGEST_IMAGE:
-        return "image over 1 GiB"
+    if image.odd or caption.odd:
+        return f"image is {image.odd}" if image.odd else f"caption is {caption.odd}"
     size = min(caption.size, caption_bytes(reading.max_caption))
-    text, mended = clean_caption(os.pread(file, size, caption.data), reading.max_caption)
-    if not text:
-        return "empty caption"
-    blob = os.pread(file, image.size, image.data)
-    if pixels_of(blob) > reading.max_pixels:
-        return f"image over {reading.max_pixels:,} pixels"
-    if not blob or (reading.check and not _decodes(blob)):
-        return "undecodable image"
+    raw = os.pread(file, size, caption.data)
+    found = take(key, raw, image.size, lambda: os.pread(file, image.size, image.data), reading)
+    if isinstance(found, str):
+        return found
     row = (image.start, size << START | caption.data, image.size, image.head)
-    return _Kept(row, _sample_digest(key, blob, text), mended)
-
-
-def _decodes(blob: bytes) -> bool:
-    try:
-        decode_image(blob)
-    except ValueError:
-        return False
-    return True
-
-
-def _sample_digest(key: str, image: bytes, text: str) -> bytes:
-    """SHA-256 of a sample; lengths go first, so that no two samples are the same string of bytes."""
-    parts = (key.encode(), image, text.encode())
-    digest = hashlib.sha256(struct.pack("<3Q", *map(len, parts)))
-    for part in parts:
-        digest.update(part)
-    return digest.digest()
+    return _Kept(row, found.digest, found.mended)
 
 
 @dataclass(frozen=True)
@@ -288,20 +248,15 @@ def build_index(config: ShardsConfig, out: Path, workers: int) -> IndexMeta:
         jobs = [
             _Job(root, shard, config.reading, part, uids) for shard, part in zip(shards, parts, strict=True)
         ]
-        with _quiet():
+        with quiet():
             _run_all(jobs, workers)
         meta = _join(jobs, out, config)
     if config.samples not in (None, meta.samples):
         raise UserError(
-            f"samples: {config.samples} are declared, {root} holds {meta.samples} ({_told(meta.left_out)}; "
+            f"samples: {config.samples} are declared, {root} holds {meta.samples} ({told(meta.left_out)}; "
             f"see {out / 'skipped.jsonl'}): declare {meta.samples}, or complete the shards."
         )
     return meta
-
-
-def _told(left_out: dict[str, int]) -> str:
-    told = ", ".join(f"{reason}: {count}" for reason, count in left_out.items())
-    return f"left out: {told or 'none'}"
 
 
 def _finished(config: ShardsConfig, out: Path, kept: str) -> IndexMeta | None:
@@ -335,16 +290,6 @@ def _run_all(jobs: Sequence[_Job], workers: int) -> None:
             raise
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep OpenCV from writing a line about every broken picture: they are counted and listed."""
-    before = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    try:
-        yield
-    finally:
-        cv2.utils.logging.setLogLevel(before)
-
-
 def _join(jobs: Sequence[_Job], out: Path, config: ShardsConfig) -> IndexMeta:
     """Put the parts together in the shards' order; ``meta.json`` comes last, for the whole."""
     noted: list[dict[str, Any]] = [job.notes() or {} for job in jobs]
@@ -360,7 +305,7 @@ def _join(jobs: Sequence[_Job], out: Path, config: ShardsConfig) -> IndexMeta:
     if not samples:
         raise UserError(
             f"No sample of {config.root} has an image ({', '.join(config.image)}) and a caption "
-            f"({config.caption}) that can be read ({_told(left_out)}): see the settings image and caption."
+            f"({config.caption}) that can be read ({told(left_out)}): see the settings image and caption."
         )
     (out / "meta.json").unlink(missing_ok=True)
     digest = _write_table(jobs, out / "table.npy", samples)
@@ -461,65 +406,11 @@ def _check_same(found: Sequence[Shard], meta: IndexMeta, folder: Path, root: Pat
         )
 
 
-@dataclass
-class _Open:
-    """An open file and how many threads are reading it."""
-
-    file: int
-    users: int = 0
-
-
-class _Files:
-    """At most ``limit`` files stay open, the latest used; no file is closed while a thread reads it."""
-
-    def __init__(self, paths: Sequence[Path], limit: int) -> None:
-        self.paths, self.limit = tuple(paths), limit
-        self._lock = threading.Lock()
-        self._open: OrderedDict[int, _Open] = OrderedDict()
-        weakref.finalize(self, _close_all, self._open)
-
-    def _take(self, number: int, opened: int | None = None) -> _Open | None:
-        """Count a user of a file that is open, or has just been opened."""
-        with self._lock:
-            if opened is not None and number in self._open:
-                os.close(opened)  # another thread was faster
-            elif opened is not None:
-                self._open[number] = _Open(opened)
-            entry = self._open.get(number)
-            if entry is not None:
-                entry.users += 1
-                self._open.move_to_end(number)
-            return entry
-
-    @contextlib.contextmanager
-    def borrow(self, number: int) -> Iterator[int]:
-        """A descriptor of one file, for ``pread`` only; opened outside the lock, since disks are slow."""
-        entry = self._take(number)
-        while entry is None:
-            entry = self._take(number, os.open(self.paths[number], os.O_RDONLY | os.O_CLOEXEC))
-        try:
-            yield entry.file
-        finally:
-            with self._lock:
-                entry.users -= 1
-                self._trim()
-
-    def _trim(self) -> None:
-        if len(self._open) > self.limit:
-            idle = [number for number, entry in self._open.items() if not entry.users]
-            for number in idle[: len(self._open) - self.limit]:
-                os.close(self._open.pop(number).file)
-
-
-def _close_all(files: OrderedDict[int, _Open]) -> None:
-    while files:
-        os.close(files.popitem()[1].file)
-
-
 class Shards:
     """Indexed shards as a source: any sample at any time, from any number of threads.
 
-    ``Sample.key`` is ``<shard's stem>/<key in the tar>``, so that keys may repeat from shard to shard.
+    ``Sample.key`` is ``<shard's path without .tar>/<key in the tar>``, so that keys may repeat from shard to
+    shard.
 
     Args:
         folder: where ``build_index`` put the index.
@@ -535,7 +426,8 @@ class Shards:
         self.meta = read_meta(self.folder)
         _check_same(find_shards(self.root), self.meta, self.folder, self.root)
         self._table = _read_table(self.folder, self.meta.samples)
-        self._files = _Files([self.root / shard.name for shard in self.meta.shards], open_files)
+        self._stems = tuple(shard.name.removesuffix(".tar") for shard in self.meta.shards)
+        self._files = Files([self.root / shard.name for shard in self.meta.shards], open_files)
 
     def __len__(self) -> int:
         return self.meta.samples
@@ -546,8 +438,8 @@ class Shards:
         Raises:
             UserError: its shard cannot be read or has changed, or its image cannot be decoded.
         """
-        place, told, size, head = self._table[index].item()
-        (shard, start), (caption_size, caption) = divmod(place, 1 << START), divmod(told, 1 << START)
+        place, said, size, head = self._table[index].item()
+        (shard, start), (caption_size, caption) = divmod(place, 1 << START), divmod(said, 1 << START)
         path = self._files.paths[shard]
         with disk_read(path), self._files.borrow(shard) as file:
             block = os.pread(file, head + size, start)
@@ -563,7 +455,7 @@ class Shards:
                 "check: true, which leaves such images out."
             ) from error
         text, _ = clean_caption(raw, self.meta.reading.max_caption)
-        return Sample(key=f"{path.stem}/{key}", image=image, text=text)
+        return Sample(key=f"{self._stems[shard]}/{key}", image=image, text=text)
 
     def of_shard(self, number: int) -> range:
         """Which samples a shard holds, by its number in ``meta.shards``; nothing of the table is copied."""
@@ -581,8 +473,8 @@ class Shards:
         Raises:
             UserError: its shard cannot be read.
         """
-        place, told, _, _ = self._table[index].item()
-        shard, (size, caption) = place >> START, divmod(told, 1 << START)
+        place, said, _, _ = self._table[index].item()
+        shard, (size, caption) = place >> START, divmod(said, 1 << START)
         try:
             with self._files.borrow(shard) as file:
                 raw = os.pread(file, size, caption)

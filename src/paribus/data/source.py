@@ -13,6 +13,9 @@ from paribus.types import Source
 SOURCES: dict[str, str] = {
     "glyphs": "paribus.data.glyphs:Glyphs",
     "llava": "paribus.data.conversations:Conversations",
+    "folder": "paribus.data.pairs:Pairs",
+    "table": "paribus.data.pairs:Pairs",
+    "huggingface": "paribus.data.pairs:Pairs",
     "shards": "paribus.data.shards:Shards",
 }
 """Kind -> ``module:class``; the class opens with the folder (or file) where the samples are."""

@@ -21,7 +21,13 @@ from paribus.errors import UserError
 Columns = Sequence[str] | None
 """Which columns are wanted; None for all of them."""
 
+Read = Callable[[Path, Columns, str], Iterator[Mapping[str, Any]]]
+"""How a file's rows are read; the last argument is ``open``'s ``errors``."""
+
 AGAIN = "get the file again, or mend it"
+
+LONGEST_ROW = 1_000
+"""Lines of one row of CSV; a quotation mark that is never closed would take the rest of the file."""
 
 
 @dataclass(frozen=True)
@@ -107,12 +113,13 @@ class Row:
         return text
 
 
-def rows(file: Path, columns: Columns = None) -> Iterator[Row]:
+def rows(file: Path, columns: Columns = None, errors: str = "strict") -> Iterator[Row]:
     """The rows of one file, told by its suffix.
 
     Args:
         file: ``.parquet``, ``.tsv``, ``.csv``, ``.jsonl`` or ``.json`` (lines, or one list).
         columns: which ones; only parquet is faster for it.
+        errors: what becomes of text that is no UTF-8, as ``open`` has it; strict: the file cannot be read.
 
     Raises:
         UserError: the file cannot be read, or has no rows.
@@ -121,7 +128,7 @@ def rows(file: Path, columns: Columns = None) -> Iterator[Row]:
     if read is None:
         raise UserError(f"{file} is no file of rows: give one of {', '.join(FORMATS)}.")
     number = 0
-    for number, cells in enumerate(read(file, columns), start=1):
+    for number, cells in enumerate(read(file, columns, errors), start=1):
         yield Row(file, number, cells)
     if number == 0:
         raise UserError(f"{file} has no rows: {AGAIN}.")
@@ -133,7 +140,8 @@ def all_rows(files: Sequence[Path], columns: Columns = None) -> Iterator[Row]:
         yield from rows(file, columns)
 
 
-def _parquet(file: Path, columns: Columns) -> Iterator[Mapping[str, Any]]:
+def _parquet(file: Path, columns: Columns, errors: str) -> Iterator[Mapping[str, Any]]:
+    del errors  # a string that is no UTF-8 makes it a damaged file
     # Few rows at a time: each has a picture of perhaps a megabyte.
     try:
         with pq.ParquetFile(file) as parquet:
@@ -149,18 +157,25 @@ def _check_names(file: Path, names: Sequence[str]) -> None:
         raise UserError(f"{file} has two columns {twice[0]!r}: rename one of them.")
 
 
-def _separated(separator: str) -> Callable[[Path, Columns], Iterator[Mapping[str, Any]]]:
-    def read(file: Path, columns: Columns) -> Iterator[Mapping[str, Any]]:
+def _separated(separator: str) -> Read:
+    def read(file: Path, columns: Columns, errors: str) -> Iterator[Mapping[str, Any]]:
         # A picture in base64 is longer than the 128 KiB that csv allows a cell.
         csv.field_size_limit(max(csv.field_size_limit(), 2**31 - 1))
         try:
             # Excel begins UTF-8 with a mark, which is no part of the first column's name.
-            with file.open(encoding="utf-8-sig", newline="") as handle:
+            with file.open(encoding="utf-8-sig", errors=errors, newline="") as handle:
                 reader = csv.DictReader(handle, delimiter=separator)
                 _check_names(file, reader.fieldnames or ())
+                line = reader.line_num
                 for number, cells in enumerate(reader, start=1):
                     if None in cells:
                         raise UserError(f"{file}, row {number}: it has more cells than the header; {AGAIN}.")
+                    if reader.line_num - line > LONGEST_ROW:
+                        raise UserError(
+                            f"{file}, row {number}: it goes from line {line + 1:,} to {reader.line_num:,}; "
+                            "close its quotation mark, or double it."
+                        )
+                    line = reader.line_num
                     yield cells
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise UserError(f"{file} cannot be read as a table in UTF-8 ({error}): {AGAIN}.") from error
@@ -168,15 +183,15 @@ def _separated(separator: str) -> Callable[[Path, Columns], Iterator[Mapping[str
     return read
 
 
-def _json(file: Path, columns: Columns) -> Iterator[Mapping[str, Any]]:
+def _json(file: Path, columns: Columns, errors: str) -> Iterator[Mapping[str, Any]]:
     try:
-        with file.open(encoding="utf-8-sig") as handle:
+        with file.open(encoding="utf-8-sig", errors=errors) as handle:
             begins = handle.read(1)
             handle.seek(0)
             items = json.load(handle) if begins == "[" else (line for line in handle if line.strip())
             for number, item in enumerate(items, start=1):
                 yield _object(file, number, item)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} cannot be read as JSON ({error}): {AGAIN}.") from error
 
 
@@ -184,14 +199,14 @@ def _object(file: Path, number: int, item: Any) -> Mapping[str, Any]:
     """A record: a line to be parsed, or what a list holds."""
     try:
         cells = json.loads(item) if isinstance(item, str) else item
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file}, row {number}: it is no JSON ({error}); {AGAIN}.") from error
     if not isinstance(cells, dict):
         raise UserError(f"{file}, row {number}: it is no JSON object; {AGAIN}.")
     return cells
 
 
-FORMATS: dict[str, Callable[[Path, Columns], Iterator[Mapping[str, Any]]]] = {
+FORMATS: dict[str, Read] = {
     ".parquet": _parquet,
     ".tsv": _separated("\t"),
     ".csv": _separated(","),

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from paribus.data.folder import folders_below
 from paribus.errors import UserError
 from paribus.types import Config
 
@@ -40,6 +41,8 @@ class Member(NamedTuple):
     start: int
     head: int
     size: int
+    odd: str = ""
+    """What it is, if it is no plain file: its bytes are not there."""
 
     @property
     def data(self) -> int:
@@ -48,27 +51,36 @@ class Member(NamedTuple):
 
 
 def find_shards(root: Path) -> tuple[Shard, ...]:
-    """The tars of a folder in the order of their names.
+    """The tars of a folder and of those below it, by their paths and in their order; hidden ones are none.
 
     Raises:
         UserError: the folder is missing, or holds no tar, or compressed ones.
     """
-    try:
-        paths = sorted((path for path in root.iterdir() if path.is_file()), key=lambda path: path.name)
-    except OSError as error:
-        raise UserError(
-            f"Cannot open the folder {root}: set root to the folder that holds the .tar shards."
-        ) from error
-    for path in paths:
-        if path.stat().st_size >= 1 << START:
-            raise UserError(f"The shard {path} has a TiB or more: cut it into smaller ones.")
-        if _COMPRESSED_NAME.search(path.name):
-            raise UserError(_cannot_seek(path, "compressed"))
-    tars = [path for path in paths if path.suffix == ".tar" and not path.name.startswith(".")]
-    if not tars:
+    if not root.is_dir():
+        raise UserError(f"Cannot open the folder {root}: set root to the folder that holds the .tar shards.")
+    found = []
+    for folder, names in folders_below(root):
+        for name in (f"{folder}{name}" for name in names if not name.startswith(".")):
+            if _COMPRESSED_NAME.search(name):
+                raise UserError(_cannot_seek(root / name, "compressed"))
+            if name.endswith(".tar") and (root / name).is_file():
+                found.append(_shard(root, name))
+    if not found:
         raise UserError(f"There is no .tar in {root}: set root to the folder that holds the .tar shards.")
-    found = ((path.name, path.stat()) for path in tars)
-    return tuple(Shard(name=name, bytes=stat.st_size, mtime=int(stat.st_mtime)) for name, stat in found)
+    return tuple(sorted(found, key=lambda shard: shard.name))
+
+
+def has_shards(root: Path) -> bool:
+    """Whether there are tars in a folder or below, compressed or not."""
+    names = (name for _, names in folders_below(root) for name in names)
+    return any(name.endswith(".tar") or _COMPRESSED_NAME.search(name) for name in names)
+
+
+def _shard(root: Path, name: str) -> Shard:
+    stat = (root / name).stat()
+    if stat.st_size >= 1 << START:
+        raise UserError(f"The shard {root / name} has a TiB or more: cut it into smaller ones.")
+    return Shard(name=name, bytes=stat.st_size, mtime=int(stat.st_mtime))
 
 
 def _cannot_seek(path: Path, how: str) -> str:
@@ -79,7 +91,7 @@ def _cannot_seek(path: Path, how: str) -> str:
 
 
 def _members(path: Path) -> Iterator[tarfile.TarInfo]:
-    """All files of a tar; only a tar that is whole ends without an error."""
+    """All members of a tar but folders; only a tar that is whole ends without an error."""
     with path.open("rb") as handle:
         start = handle.read(8)
         for magic, how in COMPRESSED.items():
@@ -91,7 +103,7 @@ def _members(path: Path) -> Iterator[tarfile.TarInfo]:
             with _open_tar(handle) as tar:
                 for info in tar:
                     end = tar.offset
-                    if info.isreg() and not info.issparse():
+                    if not info.isdir():
                         yield info
                 end = tar.offset
         except _NO_TAR as error:
@@ -160,8 +172,24 @@ def read_contents(path: Path) -> Contents:
         if extension in members:
             contents.repeated.append(key)
         else:
-            members[extension] = Member(info.offset, info.offset_data - info.offset, info.size)
+            head = info.offset_data - info.offset
+            members[extension] = Member(info.offset, head, info.size, _odd(info))
     return contents
+
+
+def _odd(info: tarfile.TarInfo) -> str:
+    """What a member is, if it is no plain file."""
+    if info.issym() or info.islnk():
+        return "a link"
+    return "" if info.isreg() and not info.issparse() else "no plain file"
+
+
+def leads_out(key: str) -> bool:
+    """Whether a key is no path below the tar: absolute, or out by ``..``.
+
+    Nothing is ever unpacked here, but keys are written into tables and reports, by which others fetch files.
+    """
+    return key.startswith("/") or ".." in key.split("/")
 
 
 def key_at(headers: bytes) -> str | None:

@@ -31,7 +31,11 @@ _ROWS = 2**16
 
 def packed(name: str) -> bytes:
     """A uid's number, or the beginning of another name's SHA-256."""
-    return bytes.fromhex(name) if _HEX.fullmatch(name) else hashlib.sha256(name.encode()).digest()[:BYTES]
+    return (
+        bytes.fromhex(name)
+        if _HEX.fullmatch(name)
+        else hashlib.sha256(name.encode(errors="surrogatepass")).digest()[:BYTES]
+    )
 
 
 @dataclass(frozen=True)

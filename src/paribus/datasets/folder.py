@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
+from paribus.data.hugging import WORDS
 from paribus.datasets.base import Dataset, Settings, SplitName, make_dataset, picture_part
 from paribus.datasets.listing import flatten, folders_in, list_classes
-from paribus.datasets.splits import MADE, WORDS, given_split, make_split
+from paribus.datasets.splits import MADE, given_split, make_split
 from paribus.errors import UserError
 
 

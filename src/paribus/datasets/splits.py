@@ -13,18 +13,6 @@ from paribus.rng import stream
 TESTED = 0.25
 """The share of each class that is tested on where nobody has made a split."""
 
-WORDS: dict[str, SplitName] = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
-    "testing": "test",
-}
-"""What a split may be called -> what it is."""
-
 MADE = f"Nothing says which pictures are tested on: hashes of their names chose {TESTED:.0%} of each class."
 
 Places = dict[SplitName, Int64[np.ndarray, " M"]]

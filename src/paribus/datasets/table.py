@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from paribus.data.hugging import WORDS
 from paribus.data.tables import FORMATS, Row, rows
 from paribus.datasets.base import (
     Dataset,
@@ -19,7 +20,7 @@ from paribus.datasets.base import (
 )
 from paribus.datasets.folder import split_folders
 from paribus.datasets.listing import check_there
-from paribus.datasets.splits import MADE, WORDS, given_split, make_split
+from paribus.datasets.splits import MADE, given_split, make_split
 from paribus.errors import UserError
 
 FILES = ("file", "path", "filename", "file_name", "image", "name", "key")

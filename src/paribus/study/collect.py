@@ -27,7 +27,7 @@ from paribus.study.answers import Answer, Answered
 from paribus.study.audit import audit
 from paribus.study.claims import PROBE, judge, judge_told
 from paribus.study.control import Treatment
-from paribus.study.corpora import CorpusRecord, ShardsRecord
+from paribus.study.corpora import CorpusRecord, OwnRecord
 from paribus.study.downstream import Language
 from paribus.study.judged import differences_of, measures_of
 from paribus.study.mapping import ability_map, sides_of
@@ -86,7 +86,7 @@ def collect(study: Study, name: str, runtime: Runtime) -> Results:
     )
 
 
-def _pictures(study: Study, corpus: CorpusRecord | ShardsRecord | None) -> dict[str, str]:
+def _pictures(study: Study, corpus: CorpusRecord | OwnRecord | None) -> dict[str, str]:
     """What the arms were trained on; nothing where all encoders are published ones."""
     if corpus is None:
         return {}

@@ -19,6 +19,8 @@ from paribus.vqa.registry import BENCHMARKS
 
 Level = Literal["recipe", "strict", "compute"]
 
+GLYPHS = GlyphsConfig().kind
+
 GEOMETRY = ("name", "count", "size", "scale")
 """What of a view belongs to an objective: how many crops of which size. The rest is photometric."""
 
@@ -27,15 +29,15 @@ class Data(Config):
     """Where the pictures come from and what their captions mention."""
 
     source: AnySource = GlyphsConfig()
-    captions: str = Field("thing", description="what they mention; of shards always own")
+    captions: str = Field("thing", description="what they mention; of one's own data always own")
     vocabulary: int = Field(4096, ge=300, description="of the BPE tokenizer trained on the captions")
 
     @model_validator(mode="before")
     @classmethod
     def _own(cls, value: Any) -> Any:
-        """Where nothing is said, shards have captions of their own."""
+        """Where nothing is said, all data but the built-in corpus have captions of their own."""
         source = value.get("source") if isinstance(value, dict) else None
-        if isinstance(source, dict) and source.get("kind") == "shards":
+        if isinstance(source, dict) and source.get("kind", GLYPHS) != GLYPHS:
             return {"captions": OWN, **value}
         return value
 
@@ -129,7 +131,7 @@ def put(settings: dict[str, Any], path: str, value: Any) -> bool:
 KINDS: dict[str, tuple[str, ...]] = {
     "objective": tuple(OBJECTIVES),
     "text": tuple(TOWERS),
-    "source": ("glyphs", "shards"),
+    "source": (GLYPHS, "shards", "folder", "table", "huggingface"),
     "language": ("qwen2", "llama", "pretrained"),
     "connector": ("linear", "mlp", "resampler"),
     "align.data": ("captions", "glyphqa", "llava"),

@@ -1,4 +1,4 @@
-"""The stages that make training data ready: the built-in corpus, and an index over one's own shards."""
+"""The stages that make training data ready: the built-in corpus, and an index over pairs of one's own."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -9,8 +9,9 @@ import numpy as np
 from pydantic import Field
 
 from paribus.data import art as art_module
-from paribus.data import glyphs, shards
+from paribus.data import glyphs, hugging, listed, pairs, shards
 from paribus.data.captions import find_policy
+from paribus.data.tars import has_shards
 from paribus.data.uids import read_uids
 from paribus.errors import UserError
 from paribus.files import sha256
@@ -21,6 +22,8 @@ from paribus.types import Config, Runtime
 Split = Literal["train", "redraw", "test"]
 OWN = "own"
 """The caption policy of data that brings its captions along."""
+OwnSource = shards.Shards | pairs.Pairs
+AnyOwn = shards.ShardsConfig | listed.AnyPairs
 ALL: tuple[Split, ...] = ("train", "redraw", "test")
 
 
@@ -107,34 +110,27 @@ class Corpus(Stage[CorpusRecord]):
         return glyphs.ABOUT
 
 
-class ShardsRecord(Config):
-    """What the shards hold."""
+class OwnRecord(Config):
+    """What one's own pairs hold."""
 
     digest: str
     counts: dict[str, int]
 
 
-class Shards(Stage[ShardsRecord]):
-    """An index over tar shards, which stay where they lie. Captions are the files' own."""
+class Own(Stage[OwnRecord]):
+    """An index over pairs of one's own, which stay where they lie. Captions are the files' own."""
 
-    name: ClassVar[str] = "shards"
-    kind: Literal["shards"] = "shards"
-    version: int = 2
-    source: shards.ShardsConfig
-    kept: str = Field("", description="digest of the list of uids: another list is another corpus")
+    source: AnyOwn
 
-    def compute(self, folder: Path, runtime: Runtime) -> ShardsRecord:
-        """Read every shard once."""
-        meta = shards.build_index(self.source, folder / "index", runtime.workers)
+    def compute(self, folder: Path, runtime: Runtime) -> OwnRecord:
+        """Look at every sample once."""
+        meta = build(self.source, folder / "index", runtime.workers)
         mended = {f"captions {how}": count for how, count in meta.mended.items()}
-        return ShardsRecord(digest=meta.digest, counts={"train": meta.samples, **meta.left_out, **mended})
+        return OwnRecord(digest=meta.digest, counts={"train": meta.samples, **meta.left_out, **mended})
 
-    def open(
-        self, runtime: Runtime, splits: Sequence[Split] = ("train",), captions: str = OWN
-    ) -> shards.Shards:
-        """The shards as a source; all of it is for training."""
-        del splits, captions
-        return shards.Shards(self.folder(runtime) / "index", Path(self.source.root))
+    def open(self, runtime: Runtime, splits: Sequence[Split] = ("train",), captions: str = OWN) -> OwnSource:
+        """The pairs as a source; all of them are for training."""
+        raise NotImplementedError
 
     def texts(self, runtime: Runtime, captions: str, *, everything: bool = False) -> Iterator[str]:
         """All captions, in order."""
@@ -149,10 +145,10 @@ class Shards(Stage[ShardsRecord]):
             UserError: another policy is asked for.
         """
         if policy != OWN:
-            raise UserError(f"shards bring captions of their own: write {OWN}, not {policy!r}.")
+            raise UserError(f"{self.name} bring captions of their own: write {OWN}, not {policy!r}.")
 
     def disk(self) -> float:
-        """The index; the shards themselves are not copied."""
+        """The rows of the index."""
         return float(shards.ROW.itemsize * self.expected())
 
     def expected(self) -> int:
@@ -160,18 +156,93 @@ class Shards(Stage[ShardsRecord]):
         return self.source.samples or 0
 
 
-AnyCorpus = Annotated[Corpus | Shards, Field(discriminator="kind")]
-AnySource = Annotated[glyphs.GlyphsConfig | shards.ShardsConfig, Field(discriminator="kind")]
+class Shards(Own):
+    """An index over tar shards."""
+
+    name: ClassVar[str] = "shards"
+    kind: Literal["shards"] = "shards"
+    version: int = 3
+    source: shards.ShardsConfig
+    kept: str = Field("", description="digest of the list of uids: another list is another corpus")
+
+    def open(
+        self, runtime: Runtime, splits: Sequence[Split] = ("train",), captions: str = OWN
+    ) -> shards.Shards:
+        """The shards as a source."""
+        del splits, captions
+        return shards.Shards(self.folder(runtime) / "index", Path(self.source.root))
 
 
-def corpus_of(source: glyphs.GlyphsConfig | shards.ShardsConfig) -> Corpus | Shards:
+class Pairs(Own):
+    """An index over a folder, a table of paths, or a data set of Hugging Face."""
+
+    name: ClassVar[str] = "pairs"
+    kind: Literal["pairs"] = "pairs"
+    version: int = 1
+    source: listed.AnyPairs
+
+    def open(
+        self, runtime: Runtime, splits: Sequence[Split] = ("train",), captions: str = OWN
+    ) -> pairs.Pairs:
+        """The pairs as a source."""
+        del splits, captions
+        return pairs.Pairs(self.folder(runtime) / "index", *self.source.places())
+
+    def disk(self) -> float:
+        """The rows of the index, and pictures that are copied into it."""
+        return super().disk() + self.source.copies()
+
+
+AnyCorpus = Annotated[Corpus | Shards | Pairs, Field(discriminator="kind")]
+AnySource = Annotated[glyphs.GlyphsConfig | AnyOwn, Field(discriminator="kind")]
+
+
+def corpus_of(source: glyphs.GlyphsConfig | AnyOwn) -> Corpus | Shards | Pairs:
     """The stage that makes a source ready."""
     if isinstance(source, glyphs.GlyphsConfig):
         return Corpus(source=source)
-    return Shards(source=source, kept="" if source.keep is None else listed(Path(source.keep).expanduser()))
+    if isinstance(source, listed.PairsConfig):
+        return Pairs(source=source)
+    return Shards(source=source, kept="" if source.keep is None else listing(Path(source.keep).expanduser()))
 
 
-def listed(path: Path) -> str:
+def guess(path: Path) -> AnyOwn:
+    """What kind of pairs lie somewhere: tars, a data set of Hugging Face, a table, else a folder.
+
+    Raises:
+        UserError: nothing lies there.
+    """
+    if not path.exists():
+        raise UserError(
+            f"There is no {path}: give a folder of tars, of pictures or of Hugging Face's files, or a table."
+        )
+    # Tars come first: img2dataset puts parquet beside them.
+    if path.is_dir() and has_shards(path):
+        return shards.ShardsConfig(root=str(path))
+    if path.is_file():
+        held = path.suffix in (".parquet", ".arrow")
+        return listed.HuggingFaceConfig(path=str(path)) if held else listed.TableConfig(file=str(path))
+    held = hugging.is_saved(path) or bool(hugging.parquets(path)) or any(path.glob("*.arrow"))
+    return listed.HuggingFaceConfig(path=str(path)) if held else listed.FolderConfig(root=str(path))
+
+
+def build(source: AnyOwn, folder: Path, workers: int) -> shards.IndexMeta | pairs.PairsMeta:
+    """The index of one's own pairs.
+
+    Args:
+        source: where they lie and what is read of them.
+        folder: gets the index.
+        workers: threads.
+
+    Raises:
+        UserError: see ``shards.build_index`` and ``pairs.build_pairs``.
+    """
+    if isinstance(source, listed.PairsConfig):
+        return pairs.build_pairs(source, folder, workers)
+    return shards.build_index(source, folder, workers)
+
+
+def listing(path: Path) -> str:
     """The digest of a list of uids as it is now; of one that is not there yet, nothing.
 
     Raises:
@@ -181,11 +252,11 @@ def listed(path: Path) -> str:
         changed = path.stat().st_mtime_ns
     except OSError:
         return ""
-    return _listed(path, changed)
+    return _digest_of(path, changed)
 
 
 @functools.lru_cache
-def _listed(path: Path, changed: int) -> str:
+def _digest_of(path: Path, changed: int) -> str:
     """Once a process as long as the file does not change: ten million uids take a while."""
     del changed
     return read_uids(path).digest

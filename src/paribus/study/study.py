@@ -22,7 +22,7 @@ from paribus.study.control import (
     depart,
     one_sentence,
 )
-from paribus.study.corpora import Corpus, Shards, corpus_of
+from paribus.study.corpora import AnyCorpus, Corpus, corpus_of
 from paribus.study.downstream import Instruct
 from paribus.study.evaluate import Compare, Embedding, Extract, Histogram
 from paribus.study.judged import Judged, judged_of
@@ -110,7 +110,7 @@ class Study(Config):
         return self
 
     @property
-    def corpus(self) -> Corpus | Shards:
+    def corpus(self) -> AnyCorpus:
         """The data of all arms."""
         return corpus_of(self.control.data.source)
 

@@ -17,6 +17,7 @@ from jaxtyping import UInt8
 from pydantic import Field
 
 from paribus.data.decoding import decode_image
+from paribus.data.hub import fetch_dataset
 from paribus.data.tables import Row, all_rows
 from paribus.errors import UserError
 from paribus.types import Config, Stamp
@@ -26,7 +27,6 @@ Picture = UInt8[np.ndarray, "H W 3"]
 LONGEST_NAME = 64
 """Characters: a picture's cell that is no longer names another row (VLMEvalKit, ``ImageBaseDataset``)."""
 
-_DATASET = re.compile(r"([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?")
 _DATA_URI = re.compile(r"data:[\w/+.-]+;base64,")
 
 
@@ -74,27 +74,7 @@ def home(path: str, wanted: Sequence[str]) -> Path:
     local = Path(path).expanduser()
     if local.exists():
         return local
-    named = _DATASET.fullmatch(path)
-    if named is None:
-        raise UserError(f"There is no {path}: set path to a file, a folder, or a data set as OWNER/NAME.")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(
-            snapshot_download(
-                named[1],
-                repo_type="dataset",
-                revision=named[2],
-                allow_patterns=list(wanted),
-                library_name="paribus",
-            )
-        )
-    except Exception as error:  # of whichever HTTP client huggingface_hub has
-        said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UserError(
-            f"There is no file or folder {path}, and no data set of that name can be fetched from the hub "
-            f"({said.rstrip('.')}): set path to a folder that holds its files."
-        ) from error
+    return fetch_dataset(path, wanted, "set path to a file or a folder that holds its files")
 
 
 def matching(place: Path, *patterns: str) -> list[Path]:
