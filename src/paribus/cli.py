@@ -183,6 +183,7 @@ def plan(
     chunk: Chunk = None,
     recompute: Recompute = False,
     shard: Shard = False,
+    compile_blocks: Compile = False,
     processes: Annotated[int, typer.Option(min=1, help="that will train together, one on each GPU")] = 1,
     measured: Annotated[
         bool, typer.Option("--measure", help="train every arm for a few steps on made-up pixels first")
@@ -198,13 +199,16 @@ def plan(
     from paribus.study.study import load_study
 
     loaded = load_study(study, tuple(change or ()))
-    runtime = make_runtime(cache=cache, device=device, chunk=chunk, recompute=recompute, shard=shard)
+    runtime = make_runtime(
+        cache=cache, device=device, chunk=chunk, recompute=recompute, shard=shard, compile=compile_blocks
+    )
     if measured:
         measure_arms(loaded, runtime)
     ends, choices = settled(loaded, runtime)
     stages = list(planned(ends, runtime, measured_rate(loaded, runtime)))
     needs = needed(ends, runtime, processes)
-    print(spell(arm_costs(loaded, runtime), stages, choices, needs, runtime, processes))
+    data, arms = loaded.corpus.ahead(), arm_costs(loaded, runtime)
+    print(spell(data, arms, stages, choices, needs, runtime, processes))
 
 
 @app.command()

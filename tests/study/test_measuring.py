@@ -74,7 +74,7 @@ def test_rates_are_kept_and_measured_once(study, tmp_path, monkeypatch):
         assert cost.hours == pytest.approx(cost.samples / cost.rate.images_per_second / 3600)
     monkeypatch.setattr("paribus.study.plan.measure", None)
     measure_arms(study, runtime)
-    told = spell(costs, [], [], [], runtime, 1)
+    told = spell("", costs, [], [], [], runtime, 1)
     assert re.search(r"measured\s+seed\s+a step\s+images/s\s+TFLOP/s\s+hours\s+inputs/s\s+cores", told)
     assert f"(on one {costs[0].rate.device};" in told
 

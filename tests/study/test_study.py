@@ -347,7 +347,7 @@ def test_the_papers_scale_is_planned_arm_by_arm_without_data(tmp_path, capsys):
     runtime = Runtime(cache=tmp_path / "none")
     ends, choices = settled(study, runtime)
     stages = list(plan(ends, runtime, measured_rate(study, runtime)))
-    text = spell(list(costs.values()), stages, choices, needed(ends, runtime, 8), runtime, 8)
+    text = spell("data", list(costs.values()), stages, choices, needed(ends, runtime, 8), runtime, 8)
     assert not (tmp_path / "none").exists()
     published = {name for name in PUBLISHED if name in costs}
     assert published == set(PUBLISHED)

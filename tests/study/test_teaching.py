@@ -196,7 +196,7 @@ def test_published_encoders_alone_are_a_study(asked, tmp_path):
     assert "alone" in summary(alone)
     write_report(alone, tmp_path, {})
     ends, choices = settled(study, runtime)
-    assert spell([], list(plan(ends, runtime, 1e9)), choices, needed(ends, runtime, 1), runtime, 1)
+    assert spell("", [], list(plan(ends, runtime, 1e9)), choices, needed(ends, runtime, 1), runtime, 1)
 
 
 def test_a_released_encoder_is_planned_before_it_is_there(tmp_path):

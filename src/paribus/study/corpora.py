@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from paribus.data import art as art_module
-from paribus.data import glyphs, hugging, listed, pairs, shards
+from paribus.data import download, glyphs, hugging, listed, pairs, shards
 from paribus.data.captions import find_policy
 from paribus.data.tars import has_shards
 from paribus.data.uids import read_uids
@@ -101,6 +101,10 @@ class Corpus(Stage[CorpusRecord]):
         """
         find_policy(policy)
 
+    def ahead(self) -> str:
+        """What must be fetched by hand before: nothing."""
+        return ""
+
     def disk(self) -> float:
         """The art, and every picture."""
         return ART_BYTES + 3.0 * self.source.size**2 * self.expected()
@@ -147,6 +151,10 @@ class Own(Stage[OwnRecord]):
         if policy != OWN:
             raise UserError(f"{self.name} bring captions of their own: write {OWN}, not {policy!r}.")
 
+    def ahead(self) -> str:
+        """What must be fetched by hand before, as a sentence; empty if that is nothing, or not known."""
+        return ""
+
     def disk(self) -> float:
         """The rows of the index."""
         return float(shards.ROW.itemsize * self.expected())
@@ -171,6 +179,10 @@ class Shards(Own):
         """The shards as a source."""
         del splits, captions
         return shards.Shards(self.folder(runtime) / "index", Path(self.source.root))
+
+    def ahead(self) -> str:
+        """What of the declared number is not downloaded yet, with its disk and time."""
+        return download.ahead(Path(self.source.root).expanduser(), self.expected()) if self.expected() else ""
 
 
 class Pairs(Own):

@@ -79,7 +79,8 @@ def known_rates(cache: Path) -> dict[str, Rate]:
 def key(stage: Pretrain, runtime: Runtime) -> str:
     """Names an arm's networks and views on a device, and how a step is taken there."""
     parts = [part.model_dump(mode="json") for part in (stage.encoder, stage.objective, *stage.views)]
-    how = [stage.precision, _samples(stage, runtime), runtime.chunk, runtime.recompute, device_name(runtime)]
+    how = [stage.precision, device_name(runtime), _samples(stage, runtime)]
+    how += [runtime.chunk, runtime.recompute, runtime.compile]
     return hashlib.sha256(json.dumps([parts, how]).encode()).hexdigest()[:16]
 
 

@@ -146,6 +146,7 @@ def arm_costs(study: Study, runtime: Runtime) -> list[ArmCost]:
 
 
 def spell(
+    data: str,
     arms: Sequence[ArmCost],
     stages: Sequence[Planned],
     choices: Sequence[Choice],
@@ -153,10 +154,11 @@ def spell(
     runtime: Runtime,
     processes: int,
 ) -> str:
-    """The plan as text: the graph, the arms, what lessons keep and need, the sum."""
+    """The plan as text: the graph, what to download, the arms, what lessons keep and need, the sum."""
     lines = [_stage(stage) for stage in stages]
     lines += [
         "",
+        *([data, ""] if data else ()),
         *_arms(arms),
         *(choice.words() for choice in alike(choices)),
         *(_needed(need, runtime, processes) for need in needs),
