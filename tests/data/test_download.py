@@ -27,6 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from filelock import FileLock
 from PIL import Image
 from study import ROOT, begin, paribus
 
@@ -230,6 +231,7 @@ def test_every_outcome_is_counted(downloaded):
     names = sorted(path.name for path in (out / "shards").iterdir())
     assert names == [f"{n:08d}{end}" for n in range(4) for end in (".parquet", ".tar", "_stats.json")]
     assert sorted(path.name for path in out.iterdir()) == [
+        ".lock",
         "download.json",
         "img2dataset.log",
         "shards",
@@ -495,6 +497,8 @@ def test_whoever_ends_the_command_ends_the_programs_processes(metadata, tmp_path
     time.sleep(0.5)
     group = group_of(home)
     assert program_module._living(group)
+    told = json.loads(home.running.read_text())
+    assert told["boot"] == program_module._boot() and told["started"] == program_module._started(group)
     for _ in range(3):
         os.kill(command.process.pid, number)
         time.sleep(0.2)
@@ -504,6 +508,47 @@ def test_whoever_ends_the_command_ends_the_programs_processes(metadata, tmp_path
 
 def impatient():
     program_module.PATIENCE = 1.0
+
+
+def test_of_two_downloads_into_a_folder_one_is_refused(metadata, tmp_path):
+    """Also when both begin at once, and when the first one has not started its program yet."""
+    home, ran = Home(tmp_path / "out"), tmp_path / "ran"
+    program = stand_in(tmp_path, f"import time\nopen({str(ran)!r}, 'a').write('x')\ntime.sleep(99)")
+    refusal = f"A download into {home.root} is running: wait for it, or end it."
+    home.root.mkdir()
+    with FileLock(home.lock), pytest.raises(UserError, match=refusal):
+        download(home.root, SMALL, program, metadata=metadata)
+    assert sorted(path.name for path in home.root.iterdir()) == [".lock"]
+    line = ("corpus", "datacomp-12m", home.root, "--metadata", metadata, "--img2dataset", program)
+    both = [begin(tmp_path, *line) for _ in range(2)]
+    wait_for(lambda: ran.exists() and not all(each.process.is_alive() for each in both))
+    first, second = sorted(both, key=lambda each: not each.process.is_alive())
+    done = second.wait()
+    assert done.code == 2 and refusal in done.err
+    os.kill(first.process.pid, signal.SIGINT)
+    assert first.wait().code == 130
+    assert ran.read_text() == "x"
+
+
+@pytest.mark.skipif(program_module._boot() is None, reason="this system does not tell of its starts")
+def test_a_number_that_was_given_anew_does_not_keep_a_download_out(tmp_path):
+    home = Home(tmp_path)
+    living = subprocess.Popen(["sleep", "99"], start_new_session=True)
+    boot, started = program_module._boot(), program_module._started(living.pid)
+    told = {"host": socket.gethostname(), "group": living.pid}
+    try:
+        for same in (told, told | {"boot": None, "started": None}, told | {"boot": boot, "started": started}):
+            home.running.write_text(json.dumps(same))
+            with pytest.raises(UserError, match="is running: wait for it, or end its processes"):
+                check_alone(home)
+        for other in ({"boot": "another", "started": started}, {"boot": boot, "started": started - 1}):
+            home.running.write_text(json.dumps(told | other))
+            check_alone(home)
+            assert not home.running.exists()
+        assert living.poll() is None
+    finally:
+        living.kill()
+        living.wait()
 
 
 def test_a_run_of_another_machine_is_not_disturbed(tmp_path):
@@ -566,6 +611,50 @@ def test_tars_and_parquet_say_the_same(tmp_path):
     assert rows_in(tmp_path / "parquet.cut")[0] == found
     assert count_rows(tmp_path / "tars", None, False) == (10, False)
     assert count_rows(tmp_path / "parquet", None, False) == (10, True)
+
+
+def test_a_sample_says_by_its_files_before_its_json(tmp_path):
+    members = [
+        ("a.url.txt", b"http://x/a"),
+        ("a.txt", b"of the file"),
+        (
+            "a.json",
+            json.dumps({"text": "of the json", "url": "http://x/b", "uid": "u", "sha256": "s"}).encode(),
+        ),
+        ("b.json", json.dumps({"caption": "of the json", "url": "http://x/b", "key": "k"}).encode()),
+    ]
+    write_tar(tmp_path / "tars" / "00000000.tar", members)
+    cut(tmp_path / "tars", None, tmp_path / "cut", verify=False)
+    assert rows_in(tmp_path / "cut")[0] == [
+        ("http://x/a", "of the file", "u", "s"),
+        ("http://x/b", "of the json", "b", None),
+    ]
+
+
+def test_text_that_no_file_can_hold_is_replaced(tmp_path):
+    deep = b'{"text": ' + b"[" * 200_000 + b"]" * 200_000 + b"}"
+    members = [
+        ("a.url.txt", b"http://x/a"),
+        ("a.txt", b"caf\xe9"),
+        ("a.json", deep),
+        ("b.json", b'{"text": "half \\ud800", "url": "http://x/b"}'),
+    ]
+    write_tar(tmp_path / "tars" / "00000000.tar", members)
+    cut(tmp_path / "tars", None, tmp_path / "tars.cut", verify=False)
+    assert rows_in(tmp_path / "tars.cut")[0] == [
+        ("http://x/a", "caf\ufffd", "a", None),
+        ("http://x/b", "half ?", "b", None),
+    ]
+    texts = pa.array([b"caf\xe9", None, "寺".encode()], pa.binary())
+    urls, uids = pa.array(["http://x/0"] * 3), pa.array(list("012"))
+    for kind, column in (
+        ("binary", texts),
+        ("string", pa.Array.from_buffers(pa.string(), 3, texts.buffers())),
+    ):
+        (tmp_path / kind).mkdir()
+        pq.write_table(pa.table({"url": urls, "text": column, "uid": uids}), tmp_path / kind / "0.parquet")
+        cut(tmp_path / kind, None, tmp_path / f"{kind}.cut", verify=False)
+        assert [row[1] for row in rows_in(tmp_path / f"{kind}.cut")[0]] == ["caf\ufffd", None, "寺"]
 
 
 def test_only_listed_rows_with_an_address_are_wanted(tmp_path):
@@ -750,13 +839,14 @@ def test_what_is_ahead_of_a_study_is_told_until_it_is_there(metadata, tmp_path):
     with pytest.raises(UserError, match="3 of 3 shards failed"):
         download(root, SMALL, stand_in(tmp_path, ""), metadata=metadata, per_shard=4)
     write_stats(root / "shards", "00000000", count=4, successes=3, start_time=100.0, end_time=102.0)
+    assert ahead(root / "shards", 3) == ahead(root / "shards", 2) == ""
     told = ahead(root / "shards", 8)
     assert "has 3 of 8 pictures: downloading 6 more addresses" in told
     assert "3.0 s at 2 pictures a second (as measured here)" in told
     for shard, count in (("00000001", 4), ("00000002", 2)):
         write_stats(root / "shards", shard, count=count)
     assert ahead(root / "shards", 8) == ""
-    write_tar(tmp_path / "own" / "00000000.tar", [])
+    write_tar(tmp_path / "own" / "below" / "00000000.tar", [])
     assert ahead(tmp_path / "own", 8) == ""
 
 
@@ -816,6 +906,9 @@ def test_all_that_did_not_come_is_counted_once():
 
 
 def write_stats(folder, shard, **counts):
+    """With an empty tar and table, as of a shard that is done."""
+    for end in (".tar", ".parquet"):
+        (folder / f"{shard}{end}").touch()
     said = {"count": 1, "successes": 1, "failed_to_download": 0, "failed_to_resize": 0, "duration": 1.5}
     (folder / f"{shard}_stats.json").write_text(json.dumps(said | {"status_dict": {"success": 1}} | counts))
 
@@ -832,6 +925,31 @@ def test_shards_that_are_not_done_are_removed_and_nothing_else(tmp_path):
     tidy(tmp_path, ["00000000"])
     left = sorted(path.name for path in tmp_path.iterdir())
     assert left == ["00000000.parquet", "00000000.tar", "00000000_stats.json", "index", "notes.txt"]
+
+
+@pytest.mark.parametrize("end", [".tar", ".parquet"])
+def test_a_shard_that_lost_a_file_comes_again(metadata, tmp_path, end):
+    """The stand-in makes the shard if it is not done: one of ten pictures came."""
+    body = f"""
+import json, pathlib, sys
+told = dict(word.removeprefix("--").split("=", 1) for word in sys.argv[1:])
+shards = pathlib.Path(told["output_folder"])
+if not (shards / "00000000_stats.json").exists():
+    for end in (".tar", ".parquet"):
+        (shards / f"00000000{{end}}").write_bytes(pathlib.Path({str(tmp_path)!r}, f"0{{end}}").read_bytes())
+    counts = dict(count=10, successes=1, failed_to_download=9, failed_to_resize=0, status_dict={{}})
+    (shards / "00000000_stats.json").write_text(json.dumps(counts))
+"""
+    (tmp_path / "0.tar").write_bytes(b"x" * 77)
+    table = {"status": ["success"], "sha256": ["a"], TOLD: ["a"]}
+    pq.write_table(pa.table(table), tmp_path / "0.parquet")
+    program, shards = stand_in(tmp_path, body), tmp_path / "out" / "shards"
+    first = download(tmp_path / "out", SMALL, program, metadata=metadata)
+    assert (first.came, first.bytes, first.shards_done) == (1, 77, 1)
+    (shards / f"00000000{end}").unlink()
+    assert read_stats(shards) == {}
+    assert download(tmp_path / "out", SMALL, program) == first
+    assert (shards / f"00000000{end}").exists()
 
 
 def test_digests_are_compared_where_they_are_listed(tmp_path):

@@ -18,12 +18,13 @@ from paribus.data.img2dataset import (
     RESERVE,
     Home,
     Settings,
-    check_alone,
+    alone,
     find_program,
     run,
     version_of,
 )
 from paribus.data.outcome import Manifest
+from paribus.data.tars import has_shards
 from paribus.data.uids import Uids, read_uids
 from paribus.data.wanted import (
     FILES,
@@ -91,16 +92,23 @@ def download(
         raise UserError(
             f"img2dataset cannot write to {home.root}: choose a folder without * ? [ ] in its name."
         )
-    check_alone(home)
     found = find_program(program)
-    wanted = _prepare(home, settings, metadata, keep, per_shard)
+    make_folder(home.root)
+    with alone(home):
+        wanted = _prepare(home, settings, metadata, keep, per_shard)
+        return _downloaded(home, settings, wanted, found, say)
+
+
+def _downloaded(
+    home: Home, settings: Settings, wanted: Wanted, program: str, say: Callable[[str], None]
+) -> Manifest:
     make_folder(home.shards)
     done = {name: stats for name, stats in outcome.read_stats(home.shards).items() if stats.successes}
     outcome.tidy(home.shards, done)  # where nothing came, there was no network: tried again
     if len(done) < wanted.shards:
         _check_space(home.root, wanted.rows - outcome.totals(done)[0], say)
-        run(settings.line(found, home.wanted, home.shards, wanted.per_shard), home, wanted.rows)
-    manifest = _told(home, settings, wanted, found)
+        run(settings.line(program, home.wanted, home.shards, wanted.per_shard), home, wanted.rows)
+    manifest = _told(home, settings, wanted, program)
     write_json(home.manifest, manifest.model_dump(mode="json"))
     _check_done(manifest, home)
     return manifest
@@ -253,15 +261,16 @@ def plan(
 def ahead(shards: Path, pictures: int) -> str:
     """What is to be downloaded before a study finds so many pictures in a folder, as a sentence.
 
-    Empty if tars lie there that no download of ours is filling. Nothing is fetched or written.
+    Empty if as many have come, or if tars lie there that no download of ours is filling. Nothing is fetched
+    or written.
     """
     home = Home(shards.parent if shards.name == Home(shards).shards.name else shards)
     begun = read_wanted(home.wanted)
-    if begun is None and next(shards.glob("*.tar"), None) is not None:
+    if begun is None and shards.is_dir() and has_shards(shards):
         return ""
     tried, came = outcome.totals(outcome.read_stats(home.shards))
     rows = round(pictures / STUDY) if begun is None else begun.rows - tried
-    if begun is not None and rows <= 0:
+    if begun is not None and (rows <= 0 or came >= pictures):
         return ""
     size = (pictures - came) * PER_PICTURE + rows * PER_ROW
     return (

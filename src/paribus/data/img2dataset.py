@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from filelock import FileLock, Timeout
 from pydantic import Field
 from tqdm import tqdm
 
@@ -27,7 +28,7 @@ from paribus.data import outcome
 from paribus.data.outcome import Stats
 from paribus.data.wanted import TOLD
 from paribus.errors import UserError
-from paribus.files import write_json
+from paribus.files import disk_errors, write_json
 from paribus.progress import progress
 from paribus.types import Config
 
@@ -119,6 +120,11 @@ class Home:
         """Which processes write here now."""
         return self.root / "running.json"
 
+    @property
+    def lock(self) -> Path:
+        """Held by the download that is at work here."""
+        return self.root / ".lock"
+
 
 def find_program(given: str | None) -> str:
     """The program img2dataset.
@@ -162,7 +168,8 @@ def run(line: Sequence[str], home: Home, rows: int) -> None:
             start_new_session=True,  # so that Control-C reaches Paribus alone, which then ends them all
         )
         try:
-            write_json(home.running, {"host": socket.gethostname(), "group": child.pid})
+            told = {"host": socket.gethostname(), "group": child.pid}
+            write_json(home.running, told | {"boot": _boot(), "started": _started(child.pid)})
             _watch(child, home, rows)
         finally:
             with _handling(signal.SIG_IGN, *ENDING):  # who asks twice must not stop this
@@ -293,6 +300,52 @@ def _runs(stat: Path, group: int) -> bool:
     return int(its_group) == group and state not in "ZX"
 
 
+def _boot() -> str | None:
+    """Which start of the machine this is; None where that is not told."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _started(process: int) -> int | None:
+    """When a process began, in ticks since the machine did; None if it is gone, or where that is not told."""
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text(errors="replace")
+        return int(stat.rpartition(")")[2].split()[19])  # field 22 of proc(5)
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _is_another(told: dict[str, object], group: int) -> bool:
+    """Whether a group's number was given anew since, after a restart or to a process that began later.
+
+    While any process is left in a group, its number is given to no new process.
+    """
+    pairs = ((told.get("boot"), _boot()), (told.get("started"), _started(group)))
+    return any(None not in pair and pair[0] != pair[1] for pair in pairs)
+
+
+@contextlib.contextmanager
+def alone(home: Home) -> Iterator[None]:
+    """Keep other downloads out of a folder, which is there; the system lets it go if this process is killed.
+
+    Raises:
+        UserError: another one is in it, or processes that one left, or the disk refuses it.
+    """
+    lock = FileLock(home.lock)
+    try:
+        with disk_errors(home.root):
+            lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(f"A download into {home.root} is running: wait for it, or end it.") from error
+    try:
+        check_alone(home)
+        yield
+    finally:
+        lock.release()
+
+
 def check_alone(home: Home) -> None:
     """Refuse to write where processes of another run still write.
 
@@ -311,7 +364,7 @@ def check_alone(home: Home) -> None:
             f"A download to {home.root} runs on {host}, or was killed there: if it does not run, delete "
             f"{home.running} and run again."
         )
-    if _living(group):
+    if _living(group) and not _is_another(told, group):
         raise UserError(
             f"A download to {home.root} is running: wait for it, or end its processes (kill -- -{group}) and "
             "run again."

@@ -1,7 +1,8 @@
 """What came of a download: read from what img2dataset leaves of each shard, told in ``download.json``.
 
 Beside ``00000017.tar`` there are ``00000017.parquet``, a row for each picture that was tried, and, written
-last, ``00000017_stats.json`` with counts and error messages. A shard is done when that is there and whole.
+last, ``00000017_stats.json`` with counts and error messages. A shard is done when that is whole and all three
+are there.
 """
 
 import re
@@ -93,13 +94,17 @@ def reason_of(message: str) -> str:
 
 
 def read_stats(folder: Path) -> dict[str, Stats]:
-    """Shard -> what img2dataset counted; a shard whose file is missing or cut off is not done."""
+    """Shard -> what img2dataset counted; one that lacks a file, or whose counts are cut off, is not done."""
     found = {}
     for path in sorted(folder.glob("*_stats.json")):
-        stats = stats_at(path)
-        if stats is not None and _FILE.fullmatch(path.name):
-            found[path.name.partition("_")[0]] = stats
+        stats, shard = stats_at(path), path.name.partition("_")[0]
+        if stats is not None and _FILE.fullmatch(path.name) and _is_whole(folder, shard):
+            found[shard] = stats
     return found
+
+
+def _is_whole(folder: Path, shard: str) -> bool:
+    return all((folder / f"{shard}{end}").is_file() for end in (".tar", ".parquet"))
 
 
 def stats_at(path: Path) -> Stats | None:

@@ -152,11 +152,24 @@ def _parquet_rows(path: Path) -> Iterator[pa.RecordBatch]:
         try:
             for batch in file.iter_batches(_BATCH, columns=list(named.values())):
                 yield _batch(
-                    {name: batch.column(column).cast(pa.string()) for name, column in named.items()},
+                    {name: _as_text(batch.column(column)) for name, column in named.items()},
                     len(batch),
                 )
         except (OSError, pa.ArrowException) as error:
             raise UserError(f"The metadata {path} are damaged: get the file again.") from error
+
+
+def _as_text(column: pa.Array) -> pa.Array:
+    """A column as text; what is no UTF-8, which Arrow does not look at in reading, is replaced as of tars."""
+    try:
+        text = column.cast(pa.string())
+        text.validate(full=True)
+    except pa.ArrowInvalid:
+        cells = column.cast(pa.binary()).to_pylist()
+        text = pa.array(
+            [None if cell is None else cell.decode(errors="replace") for cell in cells], pa.string()
+        )
+    return text
 
 
 def _batch(columns: dict[str, pa.Array], rows: int) -> pa.RecordBatch:
@@ -178,16 +191,23 @@ def _sample(file: int, key: str, members: dict[str, Member]) -> dict[str, str | 
         name: os.pread(file, member.size, member.data).decode(errors="replace")
         for name, member in members.items()
     }
-    try:
-        told = json.loads(texts.pop("json", "{}"))
-    except ValueError:
-        told = None
-    known = told.items() if isinstance(told, dict) else ()
-    said = {name: str(value) for name, value in known if value is not None} | {"key": key} | texts
+    sources = (texts, _in_json(texts.pop("json", "{}")) | {"key": key})
     row = {
-        name: next((said[each] for each in names if each in said), None) for name, names in COLUMNS.items()
+        name: next((said[each] for said in sources for each in names if each in said), None)
+        for name, names in COLUMNS.items()
     }
     return row | {"url": (row["url"] or "").strip() or None}
+
+
+def _in_json(text: str) -> dict[str, str]:
+    """What a json object says, as text that any file can hold; nothing if it is none, or nested too deep."""
+    try:
+        told = json.loads(text)
+        known = told.items() if isinstance(told, dict) else ()
+        said = {name: str(value) for name, value in known if value is not None}
+    except (ValueError, RecursionError):
+        return {}
+    return {name: value.encode(errors="replace").decode() for name, value in said.items()}
 
 
 # The hub.
