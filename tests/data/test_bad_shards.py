@@ -28,7 +28,7 @@ from data.test_shards import (
 from paribus.data.decoding import decode_image, pixels_of
 from paribus.data.loader import Loader
 from paribus.data.shards import Shards, ShardsConfig, build_index
-from paribus.data.tars import find_shards, leads_out
+from paribus.data.tars import find_shards, has_shards, leads_out
 from paribus.errors import UserError
 
 PIECE = saved(crop(0), "JPEG")
@@ -415,3 +415,18 @@ def test_metadata_that_make_no_sense_name_no_uid(tmp_path, monkeypatch):
     root = one_tar(tmp_path / "tars", members)
     meta, source = built(root, tmp_path / "index", keep=str(tmp_path / "keep.txt"))
     assert keys(source) == ["a/wanted", "a/other"] and meta.left_out == {"not listed": 5}
+
+
+def test_hidden_files_do_not_make_a_folder_one_of_shards(tmp_path):
+    (tmp_path / "._x.tar").touch()
+    assert not has_shards(tmp_path)
+    (tmp_path / "x.tar").touch()
+    assert has_shards(tmp_path)
+
+
+def test_the_root_may_begin_at_home(tmp_path, monkeypatch):
+    write_shards(tmp_path / "s", shards=1, each=3)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    meta = build_index(ShardsConfig(root="~/s"), tmp_path / "index", 1)
+    assert meta.samples == 3
+    assert build_index(ShardsConfig(root="~/s"), tmp_path / "index", 1) == meta

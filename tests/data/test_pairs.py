@@ -1,5 +1,6 @@
 """Pairs that are not in tars: the same pictures and captions as from shards, and what is left out of them."""
 
+import contextlib
 import csv
 import hashlib
 import json
@@ -789,3 +790,47 @@ def test_a_picture_that_may_not_be_read_stops_the_index(tmp_path):
         build_pairs(config, tmp_path / "index", 1)
     path.chmod(0o600)
     assert build_pairs(config, tmp_path / "index", 1).samples == len(NUMBERS)
+
+
+@pytest.mark.parametrize("declared", [2, None])
+def test_what_was_left_out_is_looked_at_again_once_it_is_mended(declared, tmp_path):
+    (tmp_path / "x.jpg").write_bytes(PIECE)
+    write_table(
+        tmp_path / "a.csv", [{"filepath": "x.jpg", "title": "x"}, {"filepath": "y.jpg", "title": "y"}]
+    )
+    config = TableConfig(file=str(tmp_path / "a.csv"), samples=declared)
+    with contextlib.nullcontext() if declared is None else pytest.raises(UserError, match="or complete it"):
+        built(config, tmp_path / "index")
+    (tmp_path / "y.jpg").write_bytes(PIECE)
+    meta, source = built(config, tmp_path / "index")
+    assert (meta.samples, meta.left_out, len(source)) == (2, {}, 2)
+
+
+def test_a_torn_picture_that_is_put_right_is_looked_at_again(tmp_path):
+    """Also one whose name is not UTF-8."""
+    for name in ("x", "caf\udce9"):
+        (tmp_path / "in" / f"{name}.jpg").parent.mkdir(exist_ok=True)
+        (tmp_path / "in" / f"{name}.jpg").write_bytes(PIECE if name == "x" else b"torn")
+        (tmp_path / "in" / f"{name}.txt").write_text("said")
+    config = FolderConfig(root=str(tmp_path / "in"))
+    assert built(config, tmp_path / "index")[0].samples == 1
+    (tmp_path / "in" / "caf\udce9.jpg").write_bytes(PIECE)
+    assert built(config, tmp_path / "index")[0].samples == 2
+
+
+def test_a_picture_with_a_dot_in_its_name_is_counted(tmp_path):
+    root = tmp_path / "in"
+    root.mkdir()
+    for name in ("x.jpg", "IMG_1.2020.0.jpg"):
+        (root / name).write_bytes(PIECE)
+        (root / name).with_suffix(".txt").write_text("said")
+    meta, _ = built(FolderConfig(root=str(root)), tmp_path / "index")
+    assert (meta.samples, meta.left_out) == (1, {"a dot in its name": 1})
+    assert reasons(tmp_path / "index") == [(None, "IMG_1.2020.0.jpg", "a dot in its name")]
+
+
+def test_a_path_in_parquet_that_is_no_utf_8_is_told(tmp_path):
+    path = pa.Array.from_buffers(pa.string(), 1, pa.array([b"caf\xe9.jpg"], pa.binary()).buffers())
+    image = pa.StructArray.from_arrays([pa.array([None], pa.binary()), path], names=["bytes", "path"])
+    pq.write_table(pa.table({"image": image, "caption": ["x"]}), tmp_path / "x.parquet")
+    refused(HuggingFaceConfig(path=str(tmp_path / "x.parquet")), tmp_path, r"x\.parquet")

@@ -7,8 +7,18 @@ import torch
 
 from paribus.errors import UserError
 from paribus.study import measuring
-from paribus.study.measuring import TIMED, WARM, Rate, keep_rates, key, known_rates, measure, rates_file
-from paribus.study.plan import arm_costs, measure_arms, spell
+from paribus.study.measuring import (
+    TIMED,
+    WARM,
+    Rate,
+    _mean,
+    keep_rates,
+    key,
+    known_rates,
+    measure,
+    rates_file,
+)
+from paribus.study.plan import arm_costs, measure_arms, plan, spell
 from paribus.study.study import load_study
 from paribus.types import Runtime
 from study import paribus
@@ -46,9 +56,15 @@ def test_a_rate_is_that_of_the_loop(stage, tmp_path, monkeypatch):
 
 
 def test_what_is_encoded_twice_counts_twice(stage, tmp_path, monkeypatch):
-    monkeypatch.setattr(measuring, "_steps", lambda stage, runtime, samples, label: [samples / 100.0])
+    steps = ([6 / 100.0] * 5, (0.0,))
+    monkeypatch.setattr(measuring, "_steps", lambda *_: steps)
     rate = measure(stage, Runtime(cache=tmp_path, device="cpu", chunk=3), "dino")
     assert (rate.samples, rate.images_per_second) == (6, pytest.approx(100.0))
+
+
+def test_a_part_that_joins_late_counts_for_its_share():
+    seconds = [9.0, 9.0, *[1.0] * 18, 9.0, 9.0, 3.0, 3.0, 3.0]
+    assert _mean(seconds, (0.0, 0.8)) == pytest.approx(0.8 * 1.0 + 0.2 * 3.0)
 
 
 def test_how_a_step_is_taken_has_a_rate_of_its_own(study, stage):
@@ -74,6 +90,9 @@ def test_rates_are_kept_and_measured_once(study, tmp_path, monkeypatch):
         assert cost.hours == pytest.approx(cost.samples / cost.rate.images_per_second / 3600)
     monkeypatch.setattr("paribus.study.plan.measure", None)
     measure_arms(study, runtime)
+    trained = {stage.address: stage for stage in plan(study.stages(), runtime, 1.0)}
+    for arm, cost in zip(study.all_arms(), costs, strict=True):
+        assert trained[arm.encoder.address()].seconds == pytest.approx(cost.hours * 3600)
     told = spell("", costs, [], [], [], runtime, 1)
     assert re.search(r"measured\s+seed\s+a step\s+images/s\s+TFLOP/s\s+hours\s+inputs/s\s+cores", told)
     assert f"(on one {costs[0].rate.device};" in told

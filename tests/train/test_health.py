@@ -109,5 +109,13 @@ def test_only_steps_in_a_row_count(caplog):
 
 def test_a_rate_is_beside_the_usual_one():
     throughput = Throughput()
-    assert not any(throughput.symptoms(rate) for rate in [0.1, *[100.0] * SETTLED, 11.0])
-    assert throughput.symptoms(9.0) == {"slowness": "throughput has fallen to 9.0 images/s from 100.0"}
+    assert not any(throughput.symptoms(rate, 0.5) for rate in [0.1, *[100.0] * SETTLED, 11.0])
+    slow = {"slowness": "throughput has fallen to 9.0 images/s from 100.0"}
+    assert all(throughput.symptoms(9.0, 0.5) == slow for _ in range(1000)), "slowness never becomes usual"
+
+
+def test_a_part_that_joins_late_has_a_usual_rate_of_its_own():
+    throughput = Throughput((0.0, 0.8))
+    assert not any(throughput.symptoms(rate, 0.5) for rate in [100.0] * SETTLED)
+    assert not any(throughput.symptoms(rate, 0.8) for rate in [5.0] * SETTLED)
+    assert throughput.symptoms(0.4, 0.9)

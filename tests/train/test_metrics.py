@@ -1,6 +1,5 @@
 """The log of a training: a line a step, the same after any interruption, and TensorBoard reads its events."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -109,7 +108,16 @@ def test_nowhere_is_nowhere(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_lines_are_plain_json(tmp_path):
+def test_lines_are_plain_json_also_of_what_is_no_number(tmp_path):
     with Metrics(tmp_path / "a", 0, tensorboard=False) as log:
-        log.write(0, {"loss": 0.1})
-    assert json.loads((tmp_path / "a.jsonl").read_text()) == {"step": 0, "loss": 0.1}
+        log.write(0, {"loss": 0.1, "part": float("nan")})
+    assert (tmp_path / "a.jsonl").read_text() == '{"step": 0, "loss": 0.1, "part": null}\n'
+
+
+@pytest.mark.parametrize("torn", [b"\xff\xfe\x00", b"[1]", b"3", b'{"loss": 1}', b'{"step": 1, "lo'])
+def test_a_damaged_log_is_read_up_to_there(torn, tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'{"step": 0, "loss": 0.1}\n' + torn + b'\n{"step": 2}\n')
+    assert read_lines(tmp_path / "a.jsonl") == [{"step": 0, "loss": 0.1}]
+    with Metrics(tmp_path / "a", 1, tensorboard=False) as log:
+        log.write(1, {"loss": 0.2})
+    assert [line["step"] for line in read_lines(tmp_path / "a.jsonl")] == [0, 1]

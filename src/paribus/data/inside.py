@@ -64,7 +64,7 @@ def read_pairs(file: Path, image: str, caption: str) -> Iterator[Found]:
     """
     try:
         if file.suffix == ".parquet":
-            with pq.ParquetFile(file) as parquet:
+            with pq.ParquetFile(file, pre_buffer=False, buffer_size=2**20) as parquet:  # or all is held
                 for batch in parquet.iter_batches(ROWS, columns=[image, caption]):
                     yield from _copied(batch.column(image), batch.column(caption))
         else:
@@ -74,7 +74,7 @@ def read_pairs(file: Path, image: str, caption: str) -> Iterator[Found]:
                     if not len(batch):
                         continue  # such a batch has no buffers
                     yield from _placed(file, whole, batch.column(image), batch.column(caption))
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise damaged(file) from error
 
 

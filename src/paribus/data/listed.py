@@ -192,6 +192,8 @@ class FolderConfig(Reading, PairsConfig):
             for name in sorted(names):
                 key, extension = split_name(name) or ("", "")
                 if extension not in wanted:
+                    if extension.rpartition(".")[2] in self.image:
+                        yield Entry(_shown(f"{folder}{name}"), fault="a dot in its name")
                     continue
                 members = joined.setdefault(f"{folder}{key}", {})
                 if extension in members:

@@ -21,11 +21,12 @@ import struct
 import threading
 import zipfile
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
+from urllib.parse import quote, unquote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -145,7 +146,8 @@ class _Job:
     def notes(self) -> dict[str, Any] | None:
         """What an earlier run noted of this block; None if it has not been read, or is another one now."""
         notes = _notes(self.part)
-        return notes if notes is not None and notes["claim"] == self.claim else None
+        same = notes is not None and notes["claim"] == self.claim
+        return notes if same and notes is not None and _as_seen(self.listing.root, notes["skipped"]) else None
 
     def run(self, stop: threading.Event, tick: Callable[[int], None]) -> None:
         """Look at the samples and write the part: rows, words, digests and notes."""
@@ -160,8 +162,8 @@ class _Job:
                     raise _Stopped
                 found = self._look(entry, holder)
                 if isinstance(found, str):
-                    line = {"key": entry.key, "row": entry.row, "reason": found}
-                    skipped.append({name: value for name, value in line.items() if value != 0})
+                    line = {"key": entry.key, "row": entry.row, "reason": found, "seen": self._sights(entry)}
+                    skipped.append({name: value for name, value in line.items() if value not in (0, {})})
                 else:
                     kept.append(self._keep(entry, found, copies))
                 tick(1)
@@ -205,6 +207,11 @@ class _Job:
             held = functools.partial(_held, holder, entry.size, entry.place)
             return take(entry.key, raw, entry.size, held, self.config)
         return self._file(entry, raw)
+
+    def _sights(self, entry: Entry) -> dict[str, list[int] | None]:
+        """What the files of a sample that is left out are like: mended, they are looked at again."""
+        names = (quote(name, errors="surrogatepass") for name in (entry.path, entry.said) if name)
+        return {name: _sight(self.listing.root, name) for name in names}
 
     def _caption(self, entry: Entry) -> bytes | None:
         if not entry.said:
@@ -267,6 +274,21 @@ def _notes(part: Path) -> dict[str, Any] | None:
     return notes
 
 
+def _sight(root: Path, name: str) -> list[int] | None:
+    """Size and time of a file by its quoted name, which need not be UTF-8; None if it is not there."""
+    try:
+        found = (root / unquote(name, errors="surrogatepass")).stat()
+    except (OSError, ValueError):
+        return None
+    return [found.st_size, found.st_mtime_ns]
+
+
+def _as_seen(root: Path, skipped: Iterable[dict[str, Any]]) -> bool:
+    """Whether the files of all samples that were left out are as they were then."""
+    seen = (pair for line in skipped for pair in line.get("seen", {}).items())
+    return all(_sight(root, name) == before for name, before in seen)
+
+
 def _copy(folder: Path, file: int) -> Path:
     """Where the pictures of a file are copied to."""
     return folder / _PICTURES / f"{file:05d}.bin"
@@ -311,7 +333,12 @@ def _finished(config: PairsConfig, listing: Listing, out: Path) -> PairsMeta | N
     except UserError:
         return None
     same = (meta.reading, meta.files, meta.names) == (config.reading, listing.files, listing.names)
-    return meta if same else None
+    return meta if same and _as_seen(listing.root, _left_out(out)) else None
+
+
+def _left_out(out: Path) -> Iterator[dict[str, Any]]:
+    with (out / "skipped.jsonl").open(encoding="utf-8") as lines:
+        yield from map(json.loads, lines)
 
 
 def _run_all(config: PairsConfig, listing: Listing, out: Path, workers: int) -> int:

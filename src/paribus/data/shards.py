@@ -238,7 +238,8 @@ def build_index(config: ShardsConfig, out: Path, workers: int) -> IndexMeta:
             can be trained on, or there are not as many samples as ``config.samples`` declares (the index is
             left in place then).
     """
-    root, shards = Path(config.root), find_shards(Path(config.root))
+    root = Path(config.root).expanduser()
+    shards = find_shards(root)
     uids = None if config.keep is None else read_uids(Path(config.keep).expanduser())
     meta = _finished(config, out, _digest(uids))
     if meta is None:
@@ -262,7 +263,7 @@ def build_index(config: ShardsConfig, out: Path, workers: int) -> IndexMeta:
 def _finished(config: ShardsConfig, out: Path, kept: str) -> IndexMeta | None:
     """The index that is in ``out``, if it is whole and of these tars."""
     try:
-        meta = Shards(out, Path(config.root)).meta
+        meta = Shards(out, Path(config.root).expanduser()).meta
     except UserError:
         return None
     return meta if (meta.reading, meta.kept) == (config.reading, kept) else None

@@ -144,7 +144,7 @@ def _parquet(file: Path, columns: Columns, errors: str) -> Iterator[Mapping[str,
     del errors  # a string that is no UTF-8 makes it a damaged file
     # Few rows at a time: each has a picture of perhaps a megabyte.
     try:
-        with pq.ParquetFile(file) as parquet:
+        with pq.ParquetFile(file, pre_buffer=False, buffer_size=2**20) as parquet:  # or all is held
             for batch in parquet.iter_batches(batch_size=64, columns=columns):
                 yield from batch.to_pylist()
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:

@@ -73,7 +73,10 @@ def find_shards(root: Path) -> tuple[Shard, ...]:
 def has_shards(root: Path) -> bool:
     """Whether there are tars in a folder or below, compressed or not."""
     names = (name for _, names in folders_below(root) for name in names)
-    return any(name.endswith(".tar") or _COMPRESSED_NAME.search(name) for name in names)
+    return any(
+        (name.endswith(".tar") or _COMPRESSED_NAME.search(name)) and not name.startswith(".")
+        for name in names
+    )
 
 
 def _shard(root: Path, name: str) -> Shard:

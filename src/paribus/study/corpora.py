@@ -14,9 +14,9 @@ from paribus.data.captions import find_policy
 from paribus.data.tars import has_shards
 from paribus.data.uids import read_uids
 from paribus.errors import UserError
-from paribus.files import sha256
+from paribus.files import make_folder, sha256
 from paribus.results import Attribution
-from paribus.study.stage import Stage
+from paribus.study.stage import Stage, locked
 from paribus.types import Config, Runtime
 
 Split = Literal["train", "redraw", "test"]
@@ -178,7 +178,7 @@ class Shards(Own):
     ) -> shards.Shards:
         """The shards as a source."""
         del splits, captions
-        return shards.Shards(self.folder(runtime) / "index", Path(self.source.root))
+        return shards.Shards(self.folder(runtime) / "index", Path(self.source.root).expanduser())
 
     def ahead(self) -> str:
         """What of the declared number is not downloaded yet, with its disk and time."""
@@ -239,7 +239,7 @@ def guess(path: Path) -> AnyOwn:
 
 
 def build(source: AnyOwn, folder: Path, workers: int) -> shards.IndexMeta | pairs.PairsMeta:
-    """The index of one's own pairs.
+    """The index of one's own pairs; of several processes one builds it, and the others wait.
 
     Args:
         source: where they lie and what is read of them.
@@ -249,9 +249,11 @@ def build(source: AnyOwn, folder: Path, workers: int) -> shards.IndexMeta | pair
     Raises:
         UserError: see ``shards.build_index`` and ``pairs.build_pairs``.
     """
-    if isinstance(source, listed.PairsConfig):
-        return pairs.build_pairs(source, folder, workers)
-    return shards.build_index(source, folder, workers)
+    make_folder(folder)
+    with locked(folder, "the index"):
+        if isinstance(source, listed.PairsConfig):
+            return pairs.build_pairs(source, folder, workers)
+        return shards.build_index(source, folder, workers)
 
 
 def listing(path: Path) -> str:

@@ -14,6 +14,7 @@ near-duplicates and placeholders), and, last, ``table.json``.
 import hashlib
 import io
 import json
+import logging
 import os
 import platform
 import shutil
@@ -38,6 +39,7 @@ from tqdm import tqdm
 
 from paribus.analysis.looks import Looks, look_at
 from paribus.data.shards import Shards, ShardsConfig, build_index
+from paribus.data.tars import find_shards
 from paribus.data.uids import read_uids
 from paribus.encoders.eye import Eye, EyeAbout
 from paribus.encoders.folders import read_files
@@ -50,6 +52,8 @@ from paribus.study.stage import locked
 from paribus.study.stages import PublishedEncoder
 from paribus.train.places import own_part
 from paribus.types import Config, Runtime, Share
+
+logger = logging.getLogger(__name__)
 
 MANIFEST, TABLE, FEATURES, SAMPLES = "manifest.json", "table.json", "features.npy", "samples.parquet"
 LOOKS = "looks.safetensors"
@@ -151,11 +155,14 @@ def indexed(root: Path, index: Path, keep: Path | None, workers: int) -> Shards:
         UserError: the index is of other tars or of another list, or cannot be built.
     """
     if not (index / "meta.json").is_file():
+        find_shards(root.expanduser())  # or a folder would be made where there is none
         config = ShardsConfig(root=str(root), keep=None if keep is None else str(keep))
         make_folder(index)
         with disk_errors(index), locked(index, "the index"):
             build_index(config, index, workers)
     source = Shards(index, root)
+    if keep is None and source.meta.kept:
+        logger.warning("the index %s holds the samples of a list only: those are looked at", index)
     if keep is not None and read_uids(keep.expanduser()).digest != source.meta.kept:
         raise UserError(
             f"The index {index} was not made with the list {keep}: give a folder of its own with --index."

@@ -5,12 +5,14 @@ pixels made up and captions as long as the plan assumes, so neither data nor pub
 """
 
 import hashlib
+import itertools
 import json
+import math
 import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -32,7 +34,7 @@ from paribus.train.loop import fit
 from paribus.types import Batch, Budget, Config, Runtime
 
 WARM, TIMED = 2, 3
-"""Steps that are not timed, for what is set up at the first ones, and steps that are."""
+"""Steps of each phase that are not timed, for what is set up at the first ones, and steps that are."""
 
 LEAST, ENOUGH = 8, 2e12
 """Samples and FLOPs of a step on a CPU, on which a published batch would take hours."""
@@ -96,7 +98,7 @@ def measure(stage: Pretrain, runtime: Runtime, label: str) -> Rate:
     if runtime.torch_device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     try:
-        seconds = statistics.median(_steps(stage, runtime, samples, label))
+        seconds = _mean(*_steps(stage, runtime, samples, label))
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"{label}: {samples} samples do not fit the device at once: give --chunk, or --recompute."
@@ -124,8 +126,19 @@ def _flops(stage: Pretrain) -> float:
     return stage.flops() / (stage.budget.steps * stage.budget.batch)
 
 
-def _steps(stage: Pretrain, runtime: Runtime, samples: int, label: str) -> list[float]:
-    """Seconds of each timed step; the loop waits for the device at the end of one."""
+def _mean(seconds: Sequence[float], starts: Sequence[float]) -> float:
+    """Of a step over the whole budget: each phase's median counts for its share of it."""
+    total = 0.0
+    for start, end in zip(starts, (*starts[1:], 1.0), strict=True):
+        own = [took for step, took in enumerate(seconds) if start <= step / len(seconds) < end]
+        total += (end - start) * statistics.median(own[WARM:] or own)
+    return total
+
+
+def _steps(
+    stage: Pretrain, runtime: Runtime, samples: int, label: str
+) -> tuple[list[float], tuple[float, ...]]:
+    """Seconds of each step, and when phases begin; the loop waits for the device at the end of a step."""
     batch, asked = _made_up(stage, samples), []
 
     def batches(start: int, stop: int) -> Iterator[Batch]:
@@ -135,18 +148,21 @@ def _steps(stage: Pretrain, runtime: Runtime, samples: int, label: str) -> list[
         asked.append(time.perf_counter())
 
     objective = build_objective(stage.objective, VisionEncoder(stage.encoder), Material(), stage.seed)
+    starts = objective.phases()
+    shortest = min(end - start for start, end in zip(starts, (*starts[1:], 1.0), strict=True))
+    steps = math.ceil((WARM + TIMED) / shortest)
     with tempfile.TemporaryDirectory() as folder:
         fit(
             objective.to(runtime.torch_device),
             batches,
             recipe=stage.recipe,
-            budget=Budget(samples=samples * (WARM + TIMED), batch=samples),
+            budget=Budget(samples=samples * steps, batch=samples),
             precision=stage.precision,
             folder=Path(folder),
             runtime=runtime.model_copy(update={"checkpoint_seconds": UNINTERRUPTED, "patience": None}),
             label=f"measuring {label}",
         )
-    return [end - start for start, end in zip(asked[WARM:-1], asked[WARM + 1 :], strict=True)]
+    return [end - start for start, end in itertools.pairwise(asked)], starts
 
 
 def _made_up(stage: Pretrain, samples: int) -> Batch:

@@ -85,8 +85,19 @@ def needed(ends: Sequence[AnyStage], runtime: Runtime, processes: int) -> list[N
 
 
 def plan(ends: Sequence[AnyStage], runtime: Runtime, rate: float) -> Iterator[Planned]:
-    """The graph from its ends down, each stage once, with what it is predicted to cost at ``rate`` FLOP/s."""
+    """The graph from its ends down, each stage once, with what it is predicted to cost at ``rate`` FLOP/s.
+
+    Of an arm that was measured on this device, at what was measured.
+    """
     seen: set[str] = set()
+    rates = known_rates(runtime.cache)
+
+    def seconds(stage: AnyStage, flops: float) -> float:
+        if isinstance(stage, Pretrain) and flops:
+            known = rates.get(key(stage, runtime))
+            if known is not None:
+                return stage.budget.steps * stage.budget.batch / known.images_per_second
+        return flops / rate
 
     def visit(stage: AnyStage, depth: int) -> Iterator[Planned]:
         address = stage.address()
@@ -95,7 +106,7 @@ def plan(ends: Sequence[AnyStage], runtime: Runtime, rate: float) -> Iterator[Pl
         seen.add(address)
         done = stage.cached(runtime) is not None
         flops, disk = (0.0, 0.0) if done else (stage.flops(), stage.disk())
-        yield Planned(address, done, flops, flops / rate, depth, disk)
+        yield Planned(address, done, flops, seconds(stage, flops), depth, disk)
         for below in stage.inputs():
             yield from visit(below, depth + 1)
 

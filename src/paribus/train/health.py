@@ -9,7 +9,7 @@ loses nothing: the last checkpoint is there, and a run called again with more pa
 import logging
 import statistics
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from paribus.errors import UserError
 from paribus.train import distributed
@@ -61,18 +61,27 @@ class Health:
 
 
 class Throughput:
-    """Images a second, beside what is usual for the run."""
+    """Images a second, beside what is usual for the run.
 
-    def __init__(self) -> None:
+    Args:
+        phases: fractions of the budget at which the work for a sample changes; each has its own usual rate.
+    """
+
+    def __init__(self, phases: Sequence[float] = (0.0,)) -> None:
+        self.phases, self.phase = phases, 0
         self.rates: deque[float] = deque(maxlen=USUAL)
 
-    def symptoms(self, rate: float) -> dict[str, str]:
-        """Whether this step's rate is far below the median of the last ones, which it joins.
+    def symptoms(self, rate: float, fraction: float) -> dict[str, str]:
+        """Whether a step's rate is far below the median of the last ones.
 
         Of several processes the first one's clock decides, so that all end or none.
         """
+        phase = sum(start <= fraction for start in self.phases)
+        if phase != self.phase:
+            self.phase = phase
+            self.rates.clear()
         usual = statistics.median(self.rates) if len(self.rates) >= SETTLED else 0.0
-        self.rates.append(rate)
         if not distributed.agreed(rate < SLOW * usual):
+            self.rates.append(rate)  # a slow one does not join, or what is slow would become usual
             return {}
         return {"slowness": f"throughput has fallen to {rate:,.1f} images/s from {usual:,.1f}"}

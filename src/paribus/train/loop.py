@@ -97,7 +97,7 @@ def fit(
         label=label, total=whole, unit="img", initial=state.step * budget.batch, silent=not share.first
     )
     record = Metrics(log if share.first else None, state.step, tensorboard=runtime.tensorboard)
-    health, throughput = Health(runtime.patience, label), Throughput()
+    health, throughput = Health(runtime.patience, label), Throughput(objective.phases())
     taken = time.monotonic()
     with bar, record:
         for batch in batches(state.step, budget.steps):
@@ -121,7 +121,8 @@ def fit(
             rate, taken = budget.batch / max(time.monotonic() - taken, 1e-9), time.monotonic()
             record.write(clock.step, line | {"images_per_second": round(rate, 2)})
             bar.update(budget.batch)
-            health.see(objective.symptoms(line, clock) | throughput.symptoms(rate), clock.step)
+            slow = throughput.symptoms(rate, clock.fraction)
+            health.see(objective.symptoms(line, clock) | slow, clock.step)
             due = share.first and time.monotonic() - saved > wait
             if shards is not None:
                 due = distributed.agreed(due)  # all have rows to give

@@ -6,6 +6,7 @@ are dropped first.
 
 import contextlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -44,8 +45,8 @@ class Metrics:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with contextlib.suppress(OSError):  # a full disk has been told already
-            for part in (self.lines, self.events):
+        for part in (self.lines, self.events):
+            with contextlib.suppress(OSError):  # a full disk has been told already
                 if part is not None:
                     part.close()
 
@@ -58,21 +59,24 @@ class Metrics:
         if self.lines is None or self.path is None:
             return
         with disk_errors(self.path):
-            self.lines.write(json.dumps({"step": step, **values}) + "\n")
+            numbers = {name: value if math.isfinite(value) else None for name, value in values.items()}
+            self.lines.write(json.dumps({"step": step, **numbers}) + "\n")
             self.lines.flush()
-        if self.events is not None:
-            for name, value in values.items():
+            for name, value in values.items() if self.events is not None else ():
                 self.events.add_scalar(name, value, step)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """What a log says, a line a step; a line that a killed run left half written is left out."""
+    """What a log says, a line a step, up to the first that a killed run or machine left damaged."""
     found: list[dict[str, Any]] = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
         try:
-            found.append(json.loads(text))
+            line = json.loads(text)
         except ValueError:
             break
+        if not isinstance(line, dict) or "step" not in line:
+            break
+        found.append(line)
     return found
 
 
