@@ -521,7 +521,9 @@ def compare_loss(case: str, given: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", default=USUAL, choices=TRAINED + LOSSES, metavar="CASE")
-    parser.add_argument("--webdataset", type=Path, required=False, help="the folder of webdataset < 1")
+    parser.add_argument(
+        "--webdataset", type=lambda given: Path(given).resolve(), help="the folder of webdataset < 1"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--loss-rounds", type=int, default=1)
     parser.add_argument("--pairs", type=int, default=32_768, help="global batch of the losses")
@@ -538,7 +540,7 @@ def main() -> None:
             print(json.dumps(loss_pass(given.side, kind, given.pairs, given.device)))
             return
         if given.webdataset:
-            sys.path.append(str(given.webdataset.resolve()))
+            sys.path.append(str(given.webdataset))
         fused = given.fused or given.device != "cpu"
         run = Run(SIZES[size], kind, given.place, given.device, given.compile, fused)
         print(json.dumps(trained(given.side, run)))
