@@ -174,7 +174,7 @@ def test_nothing_but_the_command_line_parses_arguments():
     assert users == {
         *("cli", "cli_annotate", "cli_compare", "cli_download"),
         *("cli_embed", "cli_encoder"),
-        *("cli_lmms", "cli_named", "cli_probe", "cli_vlm"),
+        *("cli_lmms", "cli_named", "cli_options", "cli_probe", "cli_vlm"),
     }
 
 

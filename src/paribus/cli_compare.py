@@ -21,7 +21,7 @@ from paribus.cli_named import (
     called,
     encoder_folder,
 )
-from paribus.cli_options import make_runtime, read_cosines
+from paribus.cli_options import Cosines, make_runtime, read_cosines
 from paribus.errors import UserError
 from paribus.files import whole_file
 
@@ -42,13 +42,7 @@ def compare(
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="the folder of the report")] = None,
     keep: Annotated[int, typer.Option(min=1, help="pairs that are shown a direction")] = 100,
-    cosines: Annotated[
-        str | None,
-        typer.Option(
-            metavar="A,B,LOW",
-            help="cosines instead of percentiles: alike to A, to B, not alike; 0.7,0.8,0.5",
-        ),
-    ] = None,
+    cosines: Cosines = None,
     words: Annotated[
         bool,
         typer.Option("--words", help="what is written in the pictures is a factor too; needs the extra ocr"),

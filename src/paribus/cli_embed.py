@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from paribus.cli_named import CACHE, HERE, Cache, Device, EncoderName, Precision, Root, Workers, encoder_stage
-from paribus.cli_options import make_runtime, read_cosines
+from paribus.cli_options import Cosines, make_runtime, read_cosines
 from paribus.errors import UserError
 
 
@@ -85,13 +85,7 @@ def mine(
     two: Annotated[Path, typer.Argument(metavar="B", help="another encoder's, of the same samples")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="the parquet of pairs")],
     keep: Annotated[int, typer.Option(min=1, help="pairs a direction")] = 1_000,
-    cosines: Annotated[
-        str | None,
-        typer.Option(
-            metavar="A,B,LOW",
-            help="cosines instead of percentiles: alike to A, to B, not alike; 0.7,0.8,0.5",
-        ),
-    ] = None,
+    cosines: Cosines = None,
     blocks: Annotated[
         int | None, typer.Option(min=1, help="pairs of random blocks that are searched, else all pairs")
     ] = None,

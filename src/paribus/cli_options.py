@@ -1,11 +1,21 @@
 """What several commands of the command line have in common."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
 
 from paribus.errors import UserError
 
 if TYPE_CHECKING:  # it needs torch, and `paribus --help` must not wait for it
     from paribus.types import Runtime, Slurm
+
+Cosines = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A,B,LOW",
+        help="cosines instead of percentiles: alike to A, to B, not alike; 0.7,0.8,0.5",
+    ),
+]
 
 
 def make_runtime(**settings: object) -> "Runtime":
