@@ -24,7 +24,7 @@ import hashlib
 import itertools
 from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -181,13 +181,28 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Float[Tensor, "B T D"], causal: bool = False) -> Float[Tensor, "B T D"]:
-        """Attend over all tokens, or over earlier ones only."""
+    def forward(
+        self, x: Float[Tensor, "B T D"], causal: bool = False, first: int | None = None
+    ) -> Float[Tensor, "B Q D"]:
+        """Attend over all tokens, or over earlier ones only; ``first``: for so many tokens alone."""
         batch, tokens, width = x.shape
+        if first is not None:
+            return self._lead(x, first)
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         out = attend(q, k, v, causal)
         projected: Tensor = self.proj(out.transpose(1, 2).reshape(batch, tokens, width))
+        return projected
+
+    def _lead(self, x: Float[Tensor, "B T D"], first: int) -> Float[Tensor, "B Q D"]:
+        """The first tokens over all of them; the others are asked for keys and values only."""
+        width = x.shape[-1]
+        of_query, of_tokens = torch.split(self.qkv.weight, [width, 2 * width])
+        query_bias, token_bias = torch.split(self.qkv.bias, [width, 2 * width])
+        q = F.linear(x[:, :first], of_query, query_bias)
+        k, v = F.linear(x, of_tokens, token_bias).chunk(2, dim=-1)
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))  # type: ignore[no-untyped-call]
+        projected: Tensor = self.proj(attend(q, k, v, causal=False).transpose(1, 2).flatten(2))
         return projected
 
 
@@ -208,9 +223,12 @@ class Block(nn.Module):
         x: Float[Tensor, "B T D"],
         keep: Float[Tensor, "B 2"] | None = None,
         causal: bool = False,
-    ) -> Float[Tensor, "B T D"]:
-        """Attention, then the perceptron; each with its residual."""
-        attended = self.attn(self.norm1(x), causal)
+        first: int | None = None,
+    ) -> Float[Tensor, "B Q D"]:
+        """Attention, then the perceptron; each with its residual. ``first``: for so many tokens alone."""
+        attended = self.attn(self.norm1(x), causal, first)
+        if first is not None:
+            x = x[:, :first]
         x = x + (attended if keep is None else attended * keep[:, :1, None])
         hidden = self.mlp(self.norm2(x))
         out: Tensor = x + (hidden if keep is None else hidden * keep[:, 1:, None])
@@ -287,7 +305,7 @@ class VisionEncoder(nn.Module):
                 nn.init.trunc_normal_(token, std=std)
             if self.head is not None:
                 nn.init.trunc_normal_(self.head.probe, std=std)
-        self.memo: dict[Hashable, tuple[Tensor, Features]] | None = None
+        self.memo: dict[Hashable, tuple[Tensor, Any]] | None = None
         self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
 
@@ -308,11 +326,29 @@ class VisionEncoder(nn.Module):
 
         Where a head pools, it reads the patches of any layer through the final norm (registers never).
         """
-        if self.memo is None or keep is not None:
+        if keep is not None:
             return self._forward(images, layer, keep)
-        key = (_place(images), layer, torch.is_grad_enabled(), _autocast(images.device.type))
+        found: Features = self._remembered(images, layer, lambda: self._forward(images, layer, None))
+        return found
+
+    def summary(
+        self, images: Pixels, *, keep: Float[Tensor, "depth B 2"] | None = None
+    ) -> Float[Tensor, "B D"]:
+        """``Features.cls`` alone, to rounding: the last block makes no other token, and costs a sixth.
+
+        For objectives that read nothing else. Where a head pools, every token is needed and made.
+        """
+        if keep is not None:
+            return self._summary(images, keep)
+        found: Tensor = self._remembered(images, "summary", lambda: self._summary(images, None))
+        return found
+
+    def _remembered(self, images: Tensor, what: Hashable, make: Callable[[], Any]) -> Any:
+        if self.memo is None:
+            return make()
+        key = (_place(images), what, torch.is_grad_enabled(), _autocast(images.device.type))
         if key not in self.memo:  # the pixels are kept too: else other ones could come to lie at their place
-            self.memo[key] = (images, self._forward(images, layer, keep))
+            self.memo[key] = (images, make())
         return self.memo[key][1]
 
     @contextlib.contextmanager
@@ -334,6 +370,14 @@ class VisionEncoder(nn.Module):
         wanted = self.config.depth + 1 + layer
         x = next(itertools.islice(self._states(images, keep), wanted, None))
         return self._read(x, last=layer == -1)
+
+    def _summary(self, images: Pixels, keep: Float[Tensor, "depth B 2"] | None) -> Float[Tensor, "B D"]:
+        if self.head is not None:
+            return self._forward(images, -1, keep).cls
+        x = next(itertools.islice(self._states(images, keep), self.config.depth - 1, None))
+        x = self.blocks[-1](x, None if keep is None else keep[-1], first=1)
+        out: Tensor = self.norm(x)[:, 0]
+        return out
 
     def classes(self, images: Pixels) -> Float[Tensor, "B layers D"]:
         """``Features.cls`` before the first block and after each one; the last is normalised, as always."""

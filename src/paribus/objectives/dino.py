@@ -163,14 +163,14 @@ class Dino(Objective):
         """Bottlenecks of ``student`` ``[B V 256]`` (globals first) and ``teacher`` ``[B 2 256]``."""
         student = [self._student(batch, name) for name in (*GLOBALS, "local") if name in batch.views]
         with torch.no_grad():
-            teacher = [self.teacher_head(self.teacher(batch.views[name][:, 0]).cls) for name in GLOBALS]
+            teacher = [self.teacher_head(self.teacher.summary(batch.views[name][:, 0])) for name in GLOBALS]
         return {"student": torch.cat(student, dim=1), "teacher": torch.stack(teacher, dim=1)}
 
     def _student(self, batch: Batch, name: str) -> Float[Tensor, "B V bottleneck"]:
         views, config = batch.views[name], self.config
         depth = self.student.config.depth
         keep = keep_residuals(batch, name, views.shape[1], depth, config.drop_path, self.student.mean)
-        encoded = self.student(views.flatten(0, 1), keep=keep).cls
+        encoded = self.student.summary(views.flatten(0, 1), keep=keep)
         out: Tensor = self.head(encoded).unflatten(0, views.shape[:2])
         return out
 

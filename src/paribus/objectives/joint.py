@@ -136,7 +136,7 @@ class ImageText(Objective):
 
     def look(self, batch: Batch, name: str) -> Float[Tensor, "B D"]:
         """One view's pictures as unit vectors."""
-        return self.joint.see(self.image(batch.views[name][:, 0]))
+        return self.joint.place(self.image.summary(batch.views[name][:, 0]))
 
     def encode(self, batch: Batch) -> Encoded:
         """Unit vectors: ``image`` ``[B V D]`` for the views that are read, ``text`` ``[B D]``."""

@@ -69,7 +69,7 @@ class SimClr(Objective):
 
     def encode(self, batch: Batch) -> Encoded:
         """Unit vectors ``views`` ``[B 2 D]``."""
-        seen = [self.head(self.image(batch.views[name][:, 0]).cls) for name in NAMES]
+        seen = [self.head(self.image.summary(batch.views[name][:, 0])) for name in NAMES]
         return {"views": F.normalize(widen(torch.stack(seen, dim=1)), dim=-1)}
 
     def loss(self, encoded: Encoded, clock: Clock) -> Losses:

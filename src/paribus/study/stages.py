@@ -71,7 +71,7 @@ class Pretrain(Training[PretrainRecord]):
 
     name: ClassVar[str] = "pretrain"
     kind: Literal["pretrain"] = "pretrain"
-    version: int = 3
+    version: int = 4
     corpus: AnyCorpus
     captions: str
     text: AnyText | None = Field(None, description="what the text tower is built from")
