@@ -11,6 +11,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tracemalloc
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -24,6 +25,7 @@ from data.test_shards import KINDS, VIEWS, contents, crop, members_of, saved, sk
 from paribus.data import pairs as module
 from paribus.data.listed import BLOCK, FolderConfig, HuggingFaceConfig, TableConfig, inside
 from paribus.data.loader import Loader
+from paribus.data.names import sort_names
 from paribus.data.pairs import ROW, Pairs, build_pairs
 from paribus.data.shards import Shards, ShardsConfig, build_index
 from paribus.data.source import source_class
@@ -98,7 +100,7 @@ def rows_of():
     return [(blob, name, caption) for name, blob, caption in lines()]
 
 
-def write_arrow(path, table, batch=7, options=None):
+def write_arrow(path, table, batch=4, options=None):
     """A stream in batches, as ArrowWriter of ``datasets`` writes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema, options=options) as stream:
@@ -268,28 +270,90 @@ pairs.build_pairs(config, Path(sys.argv[3]), 1)
 """
 
 
-@pytest.mark.parametrize(("form", "parts"), [("folder", 3), ("csv", 3), ("arrow", 1), ("parquet", 1)])
-def test_a_killed_build_goes_on_and_equals_an_uninterrupted_one(form, parts, tmp_path, monkeypatch):
+KILLED = {"folder": [8, 8, 8], "csv": [8, 8, 8], "arrow": [8, 8, 4, 8], "parquet": [9, 9, 2, 9]}
+"""Samples of each block that is done before the thirtieth sample: Arrow in batches, parquet in row groups."""
+
+
+@pytest.mark.parametrize("form", KILLED)
+def test_a_killed_build_goes_on_and_equals_an_uninterrupted_one(form, tmp_path, monkeypatch):
     monkeypatch.setattr("paribus.data.listed.BLOCK", 8)
     config, out = FORMS[form](tmp_path / "place"), tmp_path / "index"
     line = [sys.executable, "-c", BUILD, type(config).__name__, config.model_dump_json(), str(out)]
     with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout.readline() == "in the middle\n"
         run.send_signal(signal.SIGKILL)
-    assert len(list(out.glob(".parts/*.npz"))) == parts
+    assert len(list(out.glob(".parts/*.npz"))) == len(KILLED[form])
     with pytest.raises(UserError, match=r"There is no .*meta\.json"):
         Pairs(out, *config.places())
     looked, really = [], module.take
     monkeypatch.setattr(module, "take", lambda *sample: looked.append(sample[0]) or really(*sample))
     build_pairs(config, out, 1)
-    assert len(looked) == len(NUMBERS) - (8 * parts if parts > 1 else 20)
+    assert len(looked) == len(NUMBERS) - sum(KILLED[form])
     build_pairs(config, tmp_path / "other", 1)
     assert _without_folders(out) == _without_folders(tmp_path / "other")
 
 
+@pytest.mark.parametrize("cut", [0, 1, 10_000])
+def test_copies_that_were_lost_are_made_again(cut, tmp_path, monkeypatch):
+    monkeypatch.setattr("paribus.data.listed.BLOCK", 8)
+    config, out = as_parquet(tmp_path / "place"), tmp_path / "index"
+    build_pairs(config, tmp_path / "other", 1)
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="as it was joined"):
+        patch.setattr(module, "_join", fail)
+        build_pairs(config, out, 1)
+    copies = out / ".pictures" / "00000.bin"
+    os.truncate(copies, copies.stat().st_size - cut)
+    (out / ".pictures" / "00001.bin").write_bytes(
+        (tmp_path / "other/.pictures/00001.bin").read_bytes() + b"more"
+    )
+    looked, really = [], module.take
+    monkeypatch.setattr(module, "take", lambda *sample: looked.append(sample[0]) or really(*sample))
+    build_pairs(config, out, 1)
+    name = "data/train-00000-of-00002.parquet"
+    assert looked == [f"{name}#{row}" for row in range({0: 20, 1: 18, 10_000: 9}[cut], 20)]
+    assert _without_folders(out) == _without_folders(tmp_path / "other")
+
+
+def fail(*_):
+    raise OSError("as it was joined")
+
+
+def test_what_a_folder_lists_is_packed(tmp_path):
+    names = [f"{hashlib.md5(bytes([n % 256, n // 256])).hexdigest()}" for n in range(5_000)]
+    for name in names:
+        (tmp_path / f"{name}.jpg").touch()
+        (tmp_path / f"{name}.txt").touch()
+    config = FolderConfig(root=str(tmp_path))
+    tracemalloc.start()
+    try:
+        listing = config.listing()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert listing.total == len(names) and peak / len(names) < 200  # a list of the names alone is over 250
+    assert [entry.key for block in listing.blocks() for entry in block.entries()] == sorted(names)
+
+
+def test_names_are_sorted_as_texts_are():
+    raw = [
+        b"",
+        b"a",
+        b"a-",
+        b"a.",
+        b"caf\xe9",
+        "café".encode(),
+        b"\xff",
+        "\uffee".encode(),
+        "😀".encode(),
+        b"b" * 255,
+    ]
+    names = [os.fsdecode(name) for name in raw] * 2 + [f"{n}" for n in range(10_000)]
+    packed = sort_names(iter(names))
+    assert list(packed()) == list(packed()) == sorted(names)
+    assert list(sort_names([])()) == []
+
+
 def _without_folders(folder):
-    for hidden in folder.glob(".pictures/.*.tmp"):
-        hidden.unlink()
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 

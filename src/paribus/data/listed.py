@@ -13,6 +13,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -22,8 +23,9 @@ from pydantic import Field
 
 from paribus.data.folder import folders_below, key_of
 from paribus.data.hub import fetch_dataset
-from paribus.data.hugging import IMAGES, column_named, find_files, pieces_of, read_schema
-from paribus.data.inside import check_column, read_pairs
+from paribus.data.hugging import IMAGES, column_named, find_files, read_schema
+from paribus.data.inside import Cut, check_column, count_rows, cut_rows
+from paribus.data.names import sort_names
 from paribus.data.samples import Limits, Reading
 from paribus.data.tables import Row, rows
 from paribus.data.tars import Shard, split_name
@@ -186,23 +188,50 @@ class FolderConfig(Reading, PairsConfig):
 
     def _entries(self, root: Path) -> Iterator[Entry]:
         """All keys that have a picture or a caption, folder by folder, in the order of their names."""
-        wanted = {*self.image, self.caption}
         for folder, names in folders_below(root):
-            joined: dict[str, dict[str, str]] = {}
-            for name in sorted(names):
-                key, extension = split_name(name) or ("", "")
-                if extension not in wanted:
-                    if extension.rpartition(".")[2] in self.image:
-                        yield Entry(_shown(f"{folder}{name}"), fault="a dot in its name")
-                    continue
-                members = joined.setdefault(f"{folder}{key}", {})
-                if extension in members:
-                    yield Entry(_shown(f"{folder}{name}"), fault="repeated member")
-                members.setdefault(extension, f"{folder}{name}")
-            for key, members in joined.items():
-                path = next((members[extension] for extension in self.image if extension in members), "")
-                fault = "" if path else "no image"
-                yield Entry(_shown(key), path=path, said=members.get(self.caption, ""), fault=fault)
+            named = sort_names(name for name in names if self._says(name))
+            yield from self._faults(folder, _parted(named()))
+            joined = (part for part in _parted(named()) if self._joins(part.extension))
+            for key, members in itertools.groupby(joined, attrgetter("key")):
+                first = {part.extension: part.name for part in reversed(list(members))}
+                image = next((first[extension] for extension in self.image if extension in first), "")
+                path, said = (folder + name if name else "" for name in (image, first.get(self.caption, "")))
+                yield Entry(_shown(folder + key), path=path, said=said, fault="" if path else "no image")
+
+    def _joins(self, extension: str) -> bool:
+        """Whether it is a picture's or a caption's."""
+        return extension == self.caption or extension in self.image
+
+    def _says(self, name: str) -> bool:
+        """Whether a file is a picture or a caption, or would be but for a dot in its name."""
+        extension = (split_name(name) or ("", ""))[1]
+        return self._joins(extension) or extension.rpartition(".")[2] in self.image
+
+    def _faults(self, folder: str, parts: Iterable["_Part"]) -> Iterator[Entry]:
+        """The files that are left out for their names; all files of a key come one after another."""
+        before, there = "", set[str]()
+        for name, key, extension in parts:
+            if not self._joins(extension):
+                yield Entry(_shown(folder + name), fault="a dot in its name")
+                continue
+            if key != before:
+                before, there = key, set()
+            if extension in there:
+                yield Entry(_shown(folder + name), fault="repeated member")
+            there.add(extension)
+
+
+class _Part(NamedTuple):
+    name: str
+    key: str
+    extension: str
+
+
+def _parted(names: Iterable[str]) -> Iterator[_Part]:
+    for name in names:
+        named = split_name(name)
+        if named is not None:
+            yield _Part(name, *named)
 
 
 def _shown(path: str) -> str:
@@ -365,18 +394,17 @@ class HuggingFaceConfig(PairsConfig):
         files = self._files(local, find_files(local))
         columns = [self._columns(file) for file in files]
         stamps = tuple(stamp(home, file) for file in files)
-        blocks = [
-            Block(
-                {"file": found.model_dump(mode="json")},
-                partial(_rows_of, file, found.name, *names),
-                number,
-                file.suffix == ".parquet",
-            )
-            for number, (file, found, names) in enumerate(zip(files, stamps, columns, strict=True))
-        ]
-        total = sum(piece.rows for file in files for piece in pieces_of(file))
-        copied = any(block.copied for block in blocks)
-        return Listing(local, home, home, lambda: iter(blocks), stamps, total=total, copied=copied)
+        return Listing(
+            what=local,
+            home=home,
+            root=home,
+            blocks=lambda: itertools.chain.from_iterable(
+                map(_blocks_of, itertools.count(), files, stamps, columns)
+            ),
+            files=stamps,
+            total=sum(count_rows(file) for file in files),
+            copied=any(_is_copied(file) for file in files),
+        )
 
     def copies(self) -> float:
         """The parquet files of this disk."""
@@ -384,7 +412,7 @@ class HuggingFaceConfig(PairsConfig):
         if not local.exists():
             return 0.0
         files = self._files(local, find_files(local))
-        return float(sum(file.stat().st_size for file in files if file.suffix == ".parquet"))
+        return float(sum(file.stat().st_size for file in files if _is_copied(file)))
 
     def _files(self, where: Path, found: Mapping[str, Sequence[Path]]) -> Sequence[Path]:
         wanted = self.split or ("train" if "train" in found else next(iter(found), ""))
@@ -401,8 +429,19 @@ class HuggingFaceConfig(PairsConfig):
         return image, caption
 
 
-def _rows_of(file: Path, name: str, image: str, caption: str) -> Iterator[Entry]:
-    for number, found in enumerate(read_pairs(file, image, caption)):
+def _is_copied(file: Path) -> bool:
+    return file.suffix == ".parquet"
+
+
+def _blocks_of(number: int, file: Path, found: Shard, columns: tuple[str, str]) -> Iterator[Block]:
+    """A file in blocks, which are told by it and by where they begin."""
+    for cut in cut_rows(file, *columns, BLOCK):
+        claim = {"file": found.model_dump(mode="json"), "first": cut.first, "rows": cut.rows}
+        yield Block(claim, partial(_rows_of, found.name, cut), number, _is_copied(file))
+
+
+def _rows_of(name: str, cut: Cut) -> Iterator[Entry]:
+    for number, found in enumerate(cut.read(), start=cut.first):
         path = inside(found.path, None) if found.path else ""
         fault = OUTSIDE if path is None else "" if path or found.there else "no image"
         yield Entry(
