@@ -38,7 +38,7 @@ from paribus.data.img2dataset import Home, Settings, check_alone, find_program, 
 from paribus.data.outcome import LOST, OTHER, Stats, compared, failures, rate, read_stats, reason_of, tidy
 from paribus.data.shards import Shards, ShardsConfig, build_index
 from paribus.data.uids import read_uids
-from paribus.data.wanted import TOLD, count_rows, cut, fetch_metadata, find_metadata, read_wanted
+from paribus.data.wanted import TOLD, _even, count_rows, cut, fetch_metadata, find_metadata, read_wanted
 from paribus.errors import UserError
 
 OWN = ROOT / ".venv" / "img2dataset" / "bin" / "img2dataset"
@@ -682,6 +682,16 @@ def test_only_listed_rows_with_an_address_are_wanted(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.parametrize("sizes", [[1], [4], [5], [9], [3, 1], [4, 4], [2, 0, 3, 8, 1], [1] * 9, [0], []])
+@pytest.mark.parametrize("rows", [1, 2, 4, 9, 10])
+def test_rows_are_cut_evenly_and_none_is_lost(sizes, rows):
+    numbers = iter(range(sum(sizes)))
+    tables = [pa.table({"n": pa.array([next(numbers) for _ in range(size)], pa.int64())}) for size in sizes]
+    every = list(range(sum(sizes)))
+    expected = [every[start : start + rows] for start in range(0, len(every), rows)]
+    assert [table["n"].to_pylist() for table in _even(iter(tables), rows)] == expected
+
+
 def test_uids_are_found_in_a_row_as_one_by_one(tmp_path):
     listed = [uid(str(n)) for n in range(0, 50, 7)] + ["no number"]
     (tmp_path / "keep.txt").write_text("\n".join(listed))
@@ -715,6 +725,9 @@ def test_bad_metadata_are_told(tmp_path):
     tar.chmod(0o644)
     tar.write_bytes(tar.read_bytes()[:3000])
     assert "is cut off or damaged" in fault(tmp_path / "tar")
+    (tmp_path / "latin").mkdir()
+    shutil.copy(next(undigested.iterdir()), tmp_path / "latin" / os.fsdecode(b"caf\xe9.parquet"))
+    assert "caf\\xe9.parquet is no UTF-8: rename it." in fault(tmp_path / "latin")
 
 
 class Hub(BaseHTTPRequestHandler):

@@ -898,3 +898,56 @@ def test_a_path_in_parquet_that_is_no_utf_8_is_told(tmp_path):
     image = pa.StructArray.from_arrays([pa.array([None], pa.binary()), path], names=["bytes", "path"])
     pq.write_table(pa.table({"image": image, "caption": ["x"]}), tmp_path / "x.parquet")
     refused(HuggingFaceConfig(path=str(tmp_path / "x.parquet")), tmp_path, r"x\.parquet")
+
+
+# Names.
+
+
+LATIN = os.fsdecode(b"caf\xe9")
+"""A name that is no UTF-8."""
+
+
+@pytest.mark.parametrize("suffix", [".arrow", ".parquet"])
+def test_a_file_whose_name_is_no_utf_8_is_refused_before_it_is_read(suffix, tmp_path):
+    (tmp_path / "place").mkdir()
+    (tmp_path / "place" / f"{LATIN}{suffix}").write_bytes(b"of no format")
+    told = rf"^The name of .*caf\\xe9\{suffix} is no UTF-8: rename it\.$"
+    refused(HuggingFaceConfig(path=str(tmp_path / "place")), tmp_path, told)
+
+
+def test_a_numbered_key_is_not_that_of_another_picture(tmp_path):
+    blobs = {"a.jpg": PIECE, "a.jpg#2": saved(crop(1), "JPEG"), "b.jpg": saved(crop(2), "JPEG")}
+    for name, blob in blobs.items():
+        (tmp_path / name).write_bytes(blob)
+    names = ["a.jpg", "a.jpg", "a.jpg", "x/../a.jpg#2", "a.jpg#2", "b.jpg", "b.jpg"]
+    write_table(tmp_path / "pairs.csv", [{"image": name, "text": str(n)} for n, name in enumerate(names)])
+    meta, source = built(TableConfig(file=str(tmp_path / "pairs.csv")), tmp_path / "index")
+    assert meta.left_out == {"key of another picture": 1}
+    assert [(line["key"], line["row"]) for line in skipped(tmp_path / "index")] == [("a.jpg#2", 2)]
+    found = {source[i].key: (source.caption(i), source[i].image) for i in range(len(source))}
+    assert {key: said for key, (said, _) in found.items()} == {
+        "a.jpg": "0",
+        "a.jpg#3": "2",
+        "a.jpg#2": "3",
+        "a.jpg#2#2": "4",
+        "b.jpg": "5",
+        "b.jpg#2": "6",
+    }
+    assert not np.array_equal(found["a.jpg#2"][1], found["a.jpg"][1])
+
+
+@pytest.mark.parametrize("form", ["folder", "table"])
+def test_a_spelt_out_key_is_not_that_of_another_picture(form, tmp_path):
+    (tmp_path / "place").mkdir()
+    names = [LATIN, "caf\\xe9", "caf"]
+    for name in names:
+        (tmp_path / "place" / f"{name}.jpg").write_bytes(PIECE)
+        (tmp_path / "place" / f"{name}.txt").write_text(repr(name))
+    config = FolderConfig(root=str(tmp_path / "place"))
+    if form == "table":
+        rows = b"".join(b"%s.jpg,said\n" % os.fsencode(name) for name in names)
+        (tmp_path / "place" / "pairs.csv").write_bytes(b"image,text\n" + rows)
+        config = TableConfig(file=str(tmp_path / "place" / "pairs.csv"))
+    meta, source = built(config, tmp_path / "index")
+    keys = [source[i].key.removesuffix(".jpg") for i in range(len(source))]
+    assert sorted(keys) == ["caf", "caf\\xe9"] and meta.left_out == {"key of another picture": 1}

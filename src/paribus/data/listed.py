@@ -8,6 +8,7 @@ what cannot be trained on. A list is read again and again in the same order, and
 import hashlib
 import itertools
 import posixpath
+import re
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -28,7 +29,7 @@ from paribus.data.inside import Cut, check_column, count_rows, cut_rows
 from paribus.data.names import sort_names
 from paribus.data.samples import Limits, Reading
 from paribus.data.tables import Row, rows
-from paribus.data.tars import Shard, split_name
+from paribus.data.tars import Shard, split_name, stamp
 from paribus.errors import UserError
 from paribus.progress import progress
 
@@ -37,6 +38,7 @@ CAPTIONS = ("title", "text", "caption")
 """What the columns may be called; the first that is there is taken (filepath and title are open_clip's)."""
 
 OUTSIDE = "image outside the root"
+TAKEN = "key of another picture"
 BLOCK = 1_024
 """Samples that are looked at together."""
 
@@ -121,19 +123,6 @@ class PairsConfig(Limits, ABC):
         return kept
 
 
-def stamp(home: Path, file: Path) -> Shard:
-    """A file as it is now.
-
-    Raises:
-        UserError: it is not there.
-    """
-    try:
-        stat = file.stat()
-    except OSError as error:
-        raise UserError(f"Cannot read {file} ({error.strerror}): bring it back, or name another.") from error
-    return Shard(name=file.relative_to(home).as_posix(), bytes=stat.st_size, mtime=int(stat.st_mtime))
-
-
 def raw_of(text: str) -> bytes:
     """The bytes that a text was read from, also where they were no UTF-8 or JSON spelt half a character."""
     try:
@@ -169,14 +158,14 @@ class FolderConfig(Reading, PairsConfig):
         if not root.is_dir():
             raise UserError(f"There is no folder {root}: set root to the folder of pictures and captions.")
         names, total = hashlib.sha256(), 0
-        for entry in progress(self._entries(root), label=f"Listing {root.name}", unit="sample"):
+        for entry in progress(_apart(self._entries(root)), label=f"Listing {root.name}", unit="sample"):
             names.update(repr(tuple(entry)).encode())
             total += 1
         return Listing(
             what=root,
             home=root,
             root=root,
-            blocks=lambda: _cut(self._entries(root)),
+            blocks=lambda: _cut(_apart(self._entries(root))),
             names=names.hexdigest(),
             total=total,
         )
@@ -239,6 +228,19 @@ def _shown(path: str) -> str:
     return key_of(raw_of(path))
 
 
+_SPELT = re.compile(r"\\x[89a-f][0-9a-f]")
+
+
+def _apart(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """The same; where a path was spelt out and another one is written so, the second one is left out."""
+    taken = set[str]()
+    for entry in entries:
+        spelt = not entry.fault and _SPELT.search(entry.key) is not None
+        yield entry._replace(fault=TAKEN) if spelt and entry.key in taken else entry
+        if spelt:
+            taken.add(entry.key)
+
+
 # A table of paths and captions.
 
 
@@ -247,7 +249,8 @@ class TableConfig(PairsConfig):
 
     Paths are relative to ``root``. Absolute ones are read too, as open_clip does, unless a root is stated:
     then they must lie below it. A path that leaves the root by ``..`` is a fault. A picture may stand there
-    again with another caption: it is then another sample, ``PATH#2``.
+    again with another caption: it is then another sample, ``PATH#2``, but where a picture of the table is
+    called so itself: then that alone has the key, and the sample is a fault.
     """
 
     kind: Literal["table"] = "table"
@@ -275,11 +278,12 @@ class TableConfig(PairsConfig):
             pictures.append(_hash(path))
             pairs.append(_hash(len(path).to_bytes(8) + path + caption))
         again = _again(np.array(pictures, np.uint64)), _again(np.array(pairs, np.uint64))
+        known = np.unique(np.array(pictures, np.uint64))
         return Listing(
             what=file,
             home=file.parent,
             root=root,
-            blocks=lambda: _cut(self._entries(file, before, *again)),
+            blocks=lambda: _cut(_apart(self._entries(file, before, known, *again))),
             files=(before,),
             total=len(pictures),
         )
@@ -294,13 +298,22 @@ class TableConfig(PairsConfig):
             yield _read(row, row.cells.get(image), row.cells.get(caption), root)
 
     def _entries(
-        self, file: Path, before: Shard, picture: Int64[np.ndarray, " N"], pair: Int64[np.ndarray, " N"]
+        self,
+        file: Path,
+        before: Shard,
+        known: UInt64[np.ndarray, " M"],
+        picture: Int64[np.ndarray, " N"],
+        pair: Int64[np.ndarray, " N"],
     ) -> Iterator[Entry]:
         for said, shown, same in zip(self._said(file), picture, pair, strict=False):
             if said.path and said.raw and not said.fault and same:
                 yield said._replace(fault="repeated row")
+            elif said.path and shown:
+                end = f"#{shown + 1}"
+                taken = _is_in(_hash(raw_of(said.path + end)), known)
+                yield said._replace(key=said.key + end, fault=said.fault or TAKEN * taken)
             else:
-                yield said._replace(key=f"{said.key}#{shown + 1}") if said.path and shown else said
+                yield said
         if stamp(file.parent, file) != before:
             raise UserError(f"{file} has changed while it was read: run again.")
 
@@ -342,6 +355,11 @@ def inside(path: str, root: str | None) -> str | None:
 
 def _hash(text: bytes) -> int:
     return int.from_bytes(hashlib.sha256(text).digest()[:8])
+
+
+def _is_in(value: int, known: UInt64[np.ndarray, " M"]) -> bool:
+    place = int(np.searchsorted(known, np.uint64(value)))
+    return place < len(known) and int(known[place]) == value
 
 
 def _again(hashes: UInt64[np.ndarray, " N"]) -> Int64[np.ndarray, " N"]:
@@ -392,8 +410,8 @@ class HuggingFaceConfig(PairsConfig):
             local = fetch_dataset(self.path, ["*.parquet"], remedy)
         home = local.parent if local.is_file() else local
         files = self._files(local, find_files(local))
-        columns = [self._columns(file) for file in files]
         stamps = tuple(stamp(home, file) for file in files)
+        columns = [self._columns(file) for file in files]
         return Listing(
             what=local,
             home=home,

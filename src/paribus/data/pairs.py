@@ -34,10 +34,10 @@ from pydantic import Field, ValidationError
 from tqdm import tqdm
 
 from paribus.data.decoding import caption_bytes, decode_image
-from paribus.data.listed import Block, Entry, Listing, PairsConfig, stamp
+from paribus.data.listed import Block, Entry, Listing, PairsConfig
 from paribus.data.opened import OPEN_FILES, Files
 from paribus.data.samples import Taken, quiet, take, told
-from paribus.data.tars import START, Shard
+from paribus.data.tars import START, Shard, stamp
 from paribus.errors import UserError
 from paribus.files import disk_errors, whole_file, write_json
 from paribus.progress import progress

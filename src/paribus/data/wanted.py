@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Int64
 from pydantic import Field, ValidationError
 
-from paribus.data.tars import Member, disk_read, read_contents
+from paribus.data.tars import Member, disk_read, read_contents, stamp
 from paribus.data.uids import Uids, matched
 from paribus.errors import UserError
 from paribus.files import disk_errors, whole_file, whole_folder, write_json
@@ -94,6 +94,8 @@ def find_metadata(folder: Path) -> tuple[Path, ...]:
     )
     paths = [path for path in shown if path.suffix == ".parquet" or _TAR.fullmatch(path.name)]
     parquet = tuple(path for path in paths if path.suffix == ".parquet")
+    for path in paths:
+        stamp(root, path)
     if not paths:
         raise UserError(
             f"There are no metadata in {folder}: give a folder of .parquet files, or of the hub's tars "
