@@ -23,6 +23,7 @@ import torch
 
 from data.test_shards import KINDS, VIEWS, contents, crop, members_of, saved, skipped, write_tar
 from paribus.data import pairs as module
+from paribus.data.decoding import decode_image
 from paribus.data.listed import BLOCK, FolderConfig, HuggingFaceConfig, TableConfig, inside
 from paribus.data.loader import Loader
 from paribus.data.names import sort_names
@@ -603,6 +604,44 @@ def test_faults_of_hugging_face_are_counted_and_named(form, tmp_path):
     assert reasons(tmp_path / "index")[0][1].endswith("#1")
 
 
+PICTURE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+LARGE = pa.struct({"bytes": pa.large_binary(), "path": pa.large_string()})
+WORDS = pa.dictionary(pa.int32(), pa.string())
+HUBS = {
+    "datasets": ("image", PICTURE, "text", pa.string()),
+    "large": ("image", LARGE, "caption", pa.large_string()),
+    "bare bytes": ("image", pa.binary(), "text", pa.binary()),
+    "bytes alone": (
+        "img",
+        pa.struct({"bytes": pa.binary()}),
+        "caption",
+        pa.dictionary(pa.int32(), pa.string()),
+    ),
+    "webdataset": ("jpg", PICTURE, "txt", pa.string()),
+    "webdataset, bare": ("webp", pa.large_binary(), "txt", pa.binary()),
+}
+"""Columns that data sets of the hub have: name and type of the picture's and of the caption's."""
+
+
+@pytest.mark.parametrize("hub", HUBS)
+def test_columns_of_the_hub_are_read_beside_others(hub, tmp_path):
+    image, kind, caption, said = HUBS[hub]
+    rows = list(lines())[:3]
+    blobs = [{"bytes": blob, "path": "x"} if pa.types.is_struct(kind) else blob for _, blob, _ in rows]
+    table = {
+        "__key__": pa.array([f"{n:032x}" for n in range(3)]),
+        "json": pa.array([{"uid": "u", "width": 3}] * 3),
+        image: pa.array([{"bytes": b["bytes"]} for b in blobs] if hub == "bytes alone" else blobs, kind),
+        caption: pa.array([text for *_, text in rows], pa.string()).cast(said),
+    }
+    (tmp_path / "hub").mkdir()
+    pq.write_table(pa.table(table), tmp_path / "hub" / "train-00000-of-00001.parquet")
+    meta, source = built(HuggingFaceConfig(path=str(tmp_path / "hub")), tmp_path / "index")
+    assert (meta.samples, meta.left_out) == (3, {})
+    for place, (_, blob, text) in enumerate(rows):
+        assert source[place].text == text and np.array_equal(source[place].image, decode_image(blob))
+
+
 def test_batches_of_no_rows_and_an_empty_file_are_no_fault(tmp_path):
     table = hf_table([(PIECE, None, "x")])
     empty = table.slice(0, 0)
@@ -711,7 +750,9 @@ def test_hugging_faces_files_that_are_no_use_are_told(tmp_path):
     refused(HuggingFaceConfig(path=str(place)), tmp_path, r"lz4\.arrow is no arrow file, or a damaged one")
     (place / "lz4.arrow").unlink()
     pq.write_table(table.rename_columns(["image", "words"]), place / "a.parquet")
-    refused(HuggingFaceConfig(path=str(place)), tmp_path, r"no column title or text or caption, only image")
+    refused(
+        HuggingFaceConfig(path=str(place)), tmp_path, r"no column title or text or caption or txt, only image"
+    )
     refused(HuggingFaceConfig(path=str(place), caption="image"), tmp_path, r"no texts in its column 'image'")
     lists = table.set_column(1, "caption", pa.array([["one", "two"]]))
     pq.write_table(lists, place / "a.parquet")

@@ -37,6 +37,9 @@ PICTURES = ("filepath", "image", "file_name", "path")
 CAPTIONS = ("title", "text", "caption")
 """What the columns may be called; the first that is there is taken (filepath and title are open_clip's)."""
 
+HUB_IMAGES, HUB_CAPTIONS = (*IMAGES, "jpg", "jpeg", "png", "webp"), (*CAPTIONS, "txt")
+"""The same of Hugging Face's files; the later ones are of webdataset's tars that were made into parquet."""
+
 OUTSIDE = "image outside the root"
 TAKEN = "key of another picture"
 BLOCK = 1_024
@@ -389,9 +392,11 @@ class HuggingFaceConfig(PairsConfig):
         description="a folder, a file, or a data set of the hub: OWNER/NAME or OWNER/NAME@REVISION",
     )
     split: str | None = Field(None, description="None: train, or the only one")
-    image: str | None = Field(None, description=f"the column of pictures; None: one of {', '.join(IMAGES)}")
+    image: str | None = Field(
+        None, description=f"the column of pictures; None: one of {', '.join(HUB_IMAGES)}"
+    )
     caption: str | None = Field(
-        None, description=f"the column of captions; None: one of {', '.join(CAPTIONS)}"
+        None, description=f"the column of captions; None: one of {', '.join(HUB_CAPTIONS)}"
     )
 
     def places(self) -> tuple[Path | None, Path]:
@@ -441,8 +446,8 @@ class HuggingFaceConfig(PairsConfig):
 
     def _columns(self, file: Path) -> tuple[str, str]:
         schema = read_schema(file)
-        image = column_named(file, schema.names, self.image, IMAGES)
-        caption = column_named(file, schema.names, self.caption, CAPTIONS)
+        image = column_named(file, schema.names, self.image, HUB_IMAGES)
+        caption = column_named(file, schema.names, self.caption, HUB_CAPTIONS)
         check_column(file, schema, image, caption)
         return image, caption
 
