@@ -21,6 +21,12 @@ def datacomp(
     verify: Annotated[
         bool, typer.Option("--verify", help="refuse pictures whose sha256 is not the listed one")
     ] = False,
+    again: Annotated[
+        bool,
+        typer.Option(
+            "--again", help="when all was tried: try again what timed out or was refused for now (5xx, 429)"
+        ),
+    ] = False,
     processes: Annotated[int, typer.Option(min=1, help="of img2dataset")] = 16,
     threads: Annotated[int, typer.Option(min=1, help="of each of them")] = 128,
     program: Annotated[
@@ -51,6 +57,7 @@ def datacomp(
         program,
         metadata=metadata,
         keep=keep,
+        again=again,
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
     for line in manifest.spell():

@@ -35,10 +35,21 @@ from data.test_shards import crop, saved, see_through, write_tar
 from paribus.data import img2dataset as program_module
 from paribus.data.download import PER_PICTURE, ahead, download, plan
 from paribus.data.img2dataset import Home, Settings, check_alone, find_program, version_of
-from paribus.data.outcome import LOST, OTHER, Stats, compared, failures, rate, read_stats, reason_of, tidy
+from paribus.data.outcome import (
+    LOST,
+    OTHER,
+    Stats,
+    compared,
+    failures,
+    is_passing,
+    rate,
+    read_stats,
+    reason_of,
+    tidy,
+)
 from paribus.data.shards import Shards, ShardsConfig, build_index
 from paribus.data.uids import read_uids
-from paribus.data.wanted import TOLD, count_rows, cut, fetch_metadata, find_metadata, read_wanted
+from paribus.data.wanted import TOLD, count_rows, cut, even, fetch_metadata, find_metadata, read_wanted
 from paribus.errors import UserError
 
 OWN = ROOT / ".venv" / "img2dataset" / "bin" / "img2dataset"
@@ -108,7 +119,7 @@ class Pages(BaseHTTPRequestHandler):
             self.server.ended.wait(8)
         blob = self.server.pictures.get(name)
         if blob is None:
-            return self.send_error(410 if name.startswith("gone") else 404)
+            return self.send_error({"gone": 410, "busy": 503}.get(name[:4], 404))
         self.send_response(200)
         if name == "opted.jpg":
             self.send_header("X-Robots-Tag", "noai")
@@ -397,6 +408,97 @@ def test_without_a_network_nothing_comes_and_all_is_tried_again(tmp_path):
         server.server_close()
 
 
+@real
+def test_what_failed_for_now_is_tried_again_and_nothing_else(tmp_path):
+    names = [
+        "a.jpg",
+        "busy.jpg",
+        "gone.jpg",
+        "slow.jpg",
+        "b.png",
+        "busy2.jpg",
+        "text.jpg",
+        "c.webp",
+        "missing.jpg",
+    ]
+    with serving(GOOD | BAD | {"slow.jpg": GOOD["a.jpg"]}) as server:
+        metadata = write_metadata(tmp_path / "metadata", [row(server, name) for name in names])
+        home, said = Home(tmp_path / "out"), []
+
+        def passed(**options):
+            server.asked.clear()
+            manifest = download(home.root, SMALL, PROGRAM, again=True, say=said.append, **options)
+            return manifest, set(server.asked)
+
+        first, _ = passed(metadata=metadata, per_shard=4)
+        assert "What was begun goes on" in said.pop()
+        assert (first.tried, first.came, first.shards, first.again) == (9, 3, 3, {})
+        assert {reason: first.failed[reason] for reason in ("HTTP 503", "timed out")} == {
+            "HTTP 503": 2,
+            "timed out": 1,
+        }
+        before = {path: path.read_bytes() for path in home.shards.iterdir()}
+        (home.wanted / "00000003.parquet").write_bytes(b"of a pass that was killed before it was recorded")
+        (home.wanted / "00000004.parquet").write_bytes(b"another")
+        server.ended.set()
+        server.pictures["busy.jpg"] = GOOD["gray.jpg"]
+
+        second, asked = passed()
+        assert said.pop().startswith("3 addresses failed for a reason that may pass")
+        assert asked == {"busy.jpg", "busy2.jpg", "slow.jpg"}
+        assert (second.wanted, second.tried, second.came, second.shards) == (9, 9, 5, 4)
+        assert (
+            second.again == {"HTTP 503": 2, "timed out": 1}
+            and "  3 addresses were tried again" in second.spell()
+        )
+        assert second.failed == {
+            "HTTP 410": 1,
+            "HTTP 404": 1,
+            "HTTP 503": 1,
+            "no picture, or a damaged one": 1,
+        }
+        assert all(path.read_bytes() == blob for path, blob in before.items())
+        came = {uid(name) for name in ("a.jpg", "b.png", "c.webp", "busy.jpg", "slow.jpg")}
+        assert set(in_tars(home.shards)) == came  # each once
+        plain = download(home.root, SMALL, PROGRAM)
+        assert plain == second
+
+        (home.shards / "00000003_stats.json").unlink()  # as if it had been interrupted: that pass goes on
+        resumed, asked = passed()
+        assert asked == {"busy.jpg", "busy2.jpg", "slow.jpg"} and resumed == second.model_copy(
+            update={"bytes": resumed.bytes}
+        )
+        said.clear()
+        third, asked = (
+            passed()
+        )  # of the latest pass alone; nothing comes, which is no reason to begin it anew
+        assert asked == {"busy2.jpg"} and (third.tried, third.came, third.shards) == (9, 5, 5)
+        assert third.failed == second.failed and third.again == {"HTTP 503": 3, "timed out": 1}
+        server.asked.clear()
+        assert download(home.root, SMALL, PROGRAM) == third and not server.asked
+        server.pictures["busy2.jpg"] = GOOD["a.jpg"]
+        assert passed()[0].came == 6
+        said.clear()
+        assert passed()[1] == set() and said == [
+            "0 addresses failed for a reason that may pass and are tried again."
+        ]
+    build_index(ShardsConfig(root=str(home.shards)), tmp_path / "index", 1)
+    assert len(Shards(tmp_path / "index", home.shards)) == 6
+
+
+def test_only_reasons_that_may_pass_are_passing():
+    for reason in ("timed out", "HTTP 503", "HTTP 429", "no answer from the resolver", "connection broken"):
+        assert is_passing(reason)
+    for reason in ("HTTP 404", "HTTP 403", "HTTP 5031", "no such host", OTHER, LOST, "bad certificate"):
+        assert not is_passing(reason)
+
+
+def test_reasons_that_were_forgotten_are_counted_once_when_tried_again():
+    told = {"count": 9, "successes": 1, "failed_to_download": 8, "failed_to_resize": 0}
+    stats = Stats(status_dict={"success": 1, "timed out": 5}, **told)
+    assert failures([stats], {"timed out": 6, "HTTP 503": 1}) == {OTHER: 1}
+
+
 # Without it: a stand-in that cannot download, or nothing at all.
 
 
@@ -682,6 +784,16 @@ def test_only_listed_rows_with_an_address_are_wanted(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.parametrize("sizes", [[1], [4], [5], [9], [3, 1], [4, 4], [2, 0, 3, 8, 1], [1] * 9, [0], []])
+@pytest.mark.parametrize("rows", [1, 2, 4, 9, 10])
+def test_rows_are_cutevenly_and_none_is_lost(sizes, rows):
+    numbers = iter(range(sum(sizes)))
+    tables = [pa.table({"n": pa.array([next(numbers) for _ in range(size)], pa.int64())}) for size in sizes]
+    every = list(range(sum(sizes)))
+    expected = [every[start : start + rows] for start in range(0, len(every), rows)]
+    assert [table["n"].to_pylist() for table in even(iter(tables), rows)] == expected
+
+
 def test_uids_are_found_in_a_row_as_one_by_one(tmp_path):
     listed = [uid(str(n)) for n in range(0, 50, 7)] + ["no number"]
     (tmp_path / "keep.txt").write_text("\n".join(listed))
@@ -715,6 +827,9 @@ def test_bad_metadata_are_told(tmp_path):
     tar.chmod(0o644)
     tar.write_bytes(tar.read_bytes()[:3000])
     assert "is cut off or damaged" in fault(tmp_path / "tar")
+    (tmp_path / "latin").mkdir()
+    shutil.copy(next(undigested.iterdir()), tmp_path / "latin" / os.fsdecode(b"caf\xe9.parquet"))
+    assert "caf\\xe9.parquet is no UTF-8: rename it." in fault(tmp_path / "latin")
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -900,7 +1015,7 @@ def test_messages_are_told_in_few_words():
 def test_all_that_did_not_come_is_counted_once():
     told = {"success": 5, "HTTP Error 404: Not Found": 2, "HTTP Error 404: Gone away": 1}
     stats = Stats(count=12, successes=5, failed_to_download=4, failed_to_resize=1, status_dict=told)
-    found = failures([stats, stats])
+    found = failures([stats, stats], {})
     assert found == {"HTTP 404": 6, OTHER: 4, LOST: 4}
     assert sum(found.values()) == 2 * (12 - 5)
 

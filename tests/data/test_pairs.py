@@ -11,6 +11,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tracemalloc
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -22,8 +23,10 @@ import torch
 
 from data.test_shards import KINDS, VIEWS, contents, crop, members_of, saved, skipped, write_tar
 from paribus.data import pairs as module
+from paribus.data.decoding import decode_image
 from paribus.data.listed import BLOCK, FolderConfig, HuggingFaceConfig, TableConfig, inside
 from paribus.data.loader import Loader
+from paribus.data.names import sort_names
 from paribus.data.pairs import ROW, Pairs, build_pairs
 from paribus.data.shards import Shards, ShardsConfig, build_index
 from paribus.data.source import source_class
@@ -98,7 +101,7 @@ def rows_of():
     return [(blob, name, caption) for name, blob, caption in lines()]
 
 
-def write_arrow(path, table, batch=7, options=None):
+def write_arrow(path, table, batch=4, options=None):
     """A stream in batches, as ArrowWriter of ``datasets`` writes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema, options=options) as stream:
@@ -268,28 +271,90 @@ pairs.build_pairs(config, Path(sys.argv[3]), 1)
 """
 
 
-@pytest.mark.parametrize(("form", "parts"), [("folder", 3), ("csv", 3), ("arrow", 1), ("parquet", 1)])
-def test_a_killed_build_goes_on_and_equals_an_uninterrupted_one(form, parts, tmp_path, monkeypatch):
+KILLED = {"folder": [8, 8, 8], "csv": [8, 8, 8], "arrow": [8, 8, 4, 8], "parquet": [9, 9, 2, 9]}
+"""Samples of each block that is done before the thirtieth sample: Arrow in batches, parquet in row groups."""
+
+
+@pytest.mark.parametrize("form", KILLED)
+def test_a_killed_build_goes_on_and_equals_an_uninterrupted_one(form, tmp_path, monkeypatch):
     monkeypatch.setattr("paribus.data.listed.BLOCK", 8)
     config, out = FORMS[form](tmp_path / "place"), tmp_path / "index"
     line = [sys.executable, "-c", BUILD, type(config).__name__, config.model_dump_json(), str(out)]
     with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout.readline() == "in the middle\n"
         run.send_signal(signal.SIGKILL)
-    assert len(list(out.glob(".parts/*.npz"))) == parts
+    assert len(list(out.glob(".parts/*.npz"))) == len(KILLED[form])
     with pytest.raises(UserError, match=r"There is no .*meta\.json"):
         Pairs(out, *config.places())
     looked, really = [], module.take
     monkeypatch.setattr(module, "take", lambda *sample: looked.append(sample[0]) or really(*sample))
     build_pairs(config, out, 1)
-    assert len(looked) == len(NUMBERS) - (8 * parts if parts > 1 else 20)
+    assert len(looked) == len(NUMBERS) - sum(KILLED[form])
     build_pairs(config, tmp_path / "other", 1)
     assert _without_folders(out) == _without_folders(tmp_path / "other")
 
 
+@pytest.mark.parametrize("cut", [0, 1, 10_000])
+def test_copies_that_were_lost_are_made_again(cut, tmp_path, monkeypatch):
+    monkeypatch.setattr("paribus.data.listed.BLOCK", 8)
+    config, out = as_parquet(tmp_path / "place"), tmp_path / "index"
+    build_pairs(config, tmp_path / "other", 1)
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="as it was joined"):
+        patch.setattr(module, "_join", fail)
+        build_pairs(config, out, 1)
+    copies = out / ".pictures" / "00000.bin"
+    os.truncate(copies, copies.stat().st_size - cut)
+    (out / ".pictures" / "00001.bin").write_bytes(
+        (tmp_path / "other/.pictures/00001.bin").read_bytes() + b"more"
+    )
+    looked, really = [], module.take
+    monkeypatch.setattr(module, "take", lambda *sample: looked.append(sample[0]) or really(*sample))
+    build_pairs(config, out, 1)
+    name = "data/train-00000-of-00002.parquet"
+    assert looked == [f"{name}#{row}" for row in range({0: 20, 1: 18, 10_000: 9}[cut], 20)]
+    assert _without_folders(out) == _without_folders(tmp_path / "other")
+
+
+def fail(*_):
+    raise OSError("as it was joined")
+
+
+def test_what_a_folder_lists_is_packed(tmp_path):
+    names = [f"{hashlib.md5(bytes([n % 256, n // 256])).hexdigest()}" for n in range(5_000)]
+    for name in names:
+        (tmp_path / f"{name}.jpg").touch()
+        (tmp_path / f"{name}.txt").touch()
+    config = FolderConfig(root=str(tmp_path))
+    tracemalloc.start()
+    try:
+        listing = config.listing()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert listing.total == len(names) and peak / len(names) < 200  # a list of the names alone is over 250
+    assert [entry.key for block in listing.blocks() for entry in block.entries()] == sorted(names)
+
+
+def test_names_are_sorted_as_texts_are():
+    raw = [
+        b"",
+        b"a",
+        b"a-",
+        b"a.",
+        b"caf\xe9",
+        "café".encode(),
+        b"\xff",
+        "\uffee".encode(),
+        "😀".encode(),
+        b"b" * 255,
+    ]
+    names = [os.fsdecode(name) for name in raw] * 2 + [f"{n}" for n in range(10_000)]
+    packed = sort_names(iter(names))
+    assert list(packed()) == list(packed()) == sorted(names)
+    assert list(sort_names([])()) == []
+
+
 def _without_folders(folder):
-    for hidden in folder.glob(".pictures/.*.tmp"):
-        hidden.unlink()
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
@@ -539,6 +604,44 @@ def test_faults_of_hugging_face_are_counted_and_named(form, tmp_path):
     assert reasons(tmp_path / "index")[0][1].endswith("#1")
 
 
+PICTURE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+LARGE = pa.struct({"bytes": pa.large_binary(), "path": pa.large_string()})
+WORDS = pa.dictionary(pa.int32(), pa.string())
+HUBS = {
+    "datasets": ("image", PICTURE, "text", pa.string()),
+    "large": ("image", LARGE, "caption", pa.large_string()),
+    "bare bytes": ("image", pa.binary(), "text", pa.binary()),
+    "bytes alone": (
+        "img",
+        pa.struct({"bytes": pa.binary()}),
+        "caption",
+        pa.dictionary(pa.int32(), pa.string()),
+    ),
+    "webdataset": ("jpg", PICTURE, "txt", pa.string()),
+    "webdataset, bare": ("webp", pa.large_binary(), "txt", pa.binary()),
+}
+"""Columns that data sets of the hub have: name and type of the picture's and of the caption's."""
+
+
+@pytest.mark.parametrize("hub", HUBS)
+def test_columns_of_the_hub_are_read_beside_others(hub, tmp_path):
+    image, kind, caption, said = HUBS[hub]
+    rows = list(lines())[:3]
+    blobs = [{"bytes": blob, "path": "x"} if pa.types.is_struct(kind) else blob for _, blob, _ in rows]
+    table = {
+        "__key__": pa.array([f"{n:032x}" for n in range(3)]),
+        "json": pa.array([{"uid": "u", "width": 3}] * 3),
+        image: pa.array([{"bytes": b["bytes"]} for b in blobs] if hub == "bytes alone" else blobs, kind),
+        caption: pa.array([text for *_, text in rows], pa.string()).cast(said),
+    }
+    (tmp_path / "hub").mkdir()
+    pq.write_table(pa.table(table), tmp_path / "hub" / "train-00000-of-00001.parquet")
+    meta, source = built(HuggingFaceConfig(path=str(tmp_path / "hub")), tmp_path / "index")
+    assert (meta.samples, meta.left_out) == (3, {})
+    for place, (_, blob, text) in enumerate(rows):
+        assert source[place].text == text and np.array_equal(source[place].image, decode_image(blob))
+
+
 def test_batches_of_no_rows_and_an_empty_file_are_no_fault(tmp_path):
     table = hf_table([(PIECE, None, "x")])
     empty = table.slice(0, 0)
@@ -647,7 +750,9 @@ def test_hugging_faces_files_that_are_no_use_are_told(tmp_path):
     refused(HuggingFaceConfig(path=str(place)), tmp_path, r"lz4\.arrow is no arrow file, or a damaged one")
     (place / "lz4.arrow").unlink()
     pq.write_table(table.rename_columns(["image", "words"]), place / "a.parquet")
-    refused(HuggingFaceConfig(path=str(place)), tmp_path, r"no column title or text or caption, only image")
+    refused(
+        HuggingFaceConfig(path=str(place)), tmp_path, r"no column title or text or caption or txt, only image"
+    )
     refused(HuggingFaceConfig(path=str(place), caption="image"), tmp_path, r"no texts in its column 'image'")
     lists = table.set_column(1, "caption", pa.array([["one", "two"]]))
     pq.write_table(lists, place / "a.parquet")
@@ -834,3 +939,56 @@ def test_a_path_in_parquet_that_is_no_utf_8_is_told(tmp_path):
     image = pa.StructArray.from_arrays([pa.array([None], pa.binary()), path], names=["bytes", "path"])
     pq.write_table(pa.table({"image": image, "caption": ["x"]}), tmp_path / "x.parquet")
     refused(HuggingFaceConfig(path=str(tmp_path / "x.parquet")), tmp_path, r"x\.parquet")
+
+
+# Names.
+
+
+LATIN = os.fsdecode(b"caf\xe9")
+"""A name that is no UTF-8."""
+
+
+@pytest.mark.parametrize("suffix", [".arrow", ".parquet"])
+def test_a_file_whose_name_is_no_utf_8_is_refused_before_it_is_read(suffix, tmp_path):
+    (tmp_path / "place").mkdir()
+    (tmp_path / "place" / f"{LATIN}{suffix}").write_bytes(b"of no format")
+    told = rf"^The name of .*caf\\xe9\{suffix} is no UTF-8: rename it\.$"
+    refused(HuggingFaceConfig(path=str(tmp_path / "place")), tmp_path, told)
+
+
+def test_a_numbered_key_is_not_that_of_another_picture(tmp_path):
+    blobs = {"a.jpg": PIECE, "a.jpg#2": saved(crop(1), "JPEG"), "b.jpg": saved(crop(2), "JPEG")}
+    for name, blob in blobs.items():
+        (tmp_path / name).write_bytes(blob)
+    names = ["a.jpg", "a.jpg", "a.jpg", "x/../a.jpg#2", "a.jpg#2", "b.jpg", "b.jpg"]
+    write_table(tmp_path / "pairs.csv", [{"image": name, "text": str(n)} for n, name in enumerate(names)])
+    meta, source = built(TableConfig(file=str(tmp_path / "pairs.csv")), tmp_path / "index")
+    assert meta.left_out == {"key of another picture": 1}
+    assert [(line["key"], line["row"]) for line in skipped(tmp_path / "index")] == [("a.jpg#2", 2)]
+    found = {source[i].key: (source.caption(i), source[i].image) for i in range(len(source))}
+    assert {key: said for key, (said, _) in found.items()} == {
+        "a.jpg": "0",
+        "a.jpg#3": "2",
+        "a.jpg#2": "3",
+        "a.jpg#2#2": "4",
+        "b.jpg": "5",
+        "b.jpg#2": "6",
+    }
+    assert not np.array_equal(found["a.jpg#2"][1], found["a.jpg"][1])
+
+
+@pytest.mark.parametrize("form", ["folder", "table"])
+def test_a_spelt_out_key_is_not_that_of_another_picture(form, tmp_path):
+    (tmp_path / "place").mkdir()
+    names = [LATIN, "caf\\xe9", "caf"]
+    for name in names:
+        (tmp_path / "place" / f"{name}.jpg").write_bytes(PIECE)
+        (tmp_path / "place" / f"{name}.txt").write_text(repr(name))
+    config = FolderConfig(root=str(tmp_path / "place"))
+    if form == "table":
+        rows = b"".join(b"%s.jpg,said\n" % os.fsencode(name) for name in names)
+        (tmp_path / "place" / "pairs.csv").write_bytes(b"image,text\n" + rows)
+        config = TableConfig(file=str(tmp_path / "place" / "pairs.csv"))
+    meta, source = built(config, tmp_path / "index")
+    keys = [source[i].key.removesuffix(".jpg") for i in range(len(source))]
+    assert sorted(keys) == ["caf", "caf\\xe9"] and meta.left_out == {"key of another picture": 1}

@@ -214,6 +214,39 @@ def test_a_key_that_is_not_utf_8_is_told_as_such(tmp_path):
     assert source[0].key == "one/caf�"
 
 
+def write_raw_tar(path, members):
+    """Members by names of bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT, errors="surrogateescape") as tar:
+        for name, blob in members:
+            info = tarfile.TarInfo(os.fsdecode(name))
+            info.size = len(blob)
+            tar.addfile(info, io.BytesIO(blob))
+
+
+def test_names_that_are_not_utf_8_are_not_taken_for_each_other(tmp_path):
+    picture = saved(crop(1), "JPEG")
+    members = [
+        (b"caf\xe9.jpg", picture),
+        (b"caf\xe8.txt", b"of another"),
+        (b"b.jpg", picture),
+        (b"b.txt", b"b"),
+    ]
+    write_raw_tar(tmp_path / "tars" / "one.tar", members)
+    meta, source = built(tmp_path / "tars", tmp_path / "index")
+    assert [source[i].key for i in range(len(source))] == ["one/b"]
+    assert meta.left_out == {"no caption": 1, "repeated member": 1}
+    assert {line["key"] for line in skipped(tmp_path / "index")} == {"caf\ufffd"}
+
+
+def test_a_tar_whose_name_is_no_utf_8_is_refused_before_any_is_read(tmp_path):
+    write_tar(tmp_path / "tars" / "a.tar", members_of(0, "a"))
+    (tmp_path / "tars" / "a.tar").rename(tmp_path / "tars" / os.fsdecode(b"caf\xe9.tar"))
+    with pytest.raises(UserError, match=r"^The name of .*caf\\xe9\.tar is no UTF-8: rename it\.$"):
+        built(tmp_path / "tars", tmp_path / "index")
+    assert not (tmp_path / "index").exists()
+
+
 def test_orientation_is_ignored_and_sixteen_bits_become_eight():
     exif = Image.Exif()
     exif[0x0112] = 6

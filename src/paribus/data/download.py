@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from paribus.data import outcome
+from paribus.data.again import tidy, want_again
 from paribus.data.img2dataset import (
     PROGRAM,
     RESERVE,
@@ -23,7 +24,7 @@ from paribus.data.img2dataset import (
     run,
     version_of,
 )
-from paribus.data.outcome import Manifest
+from paribus.data.outcome import Manifest, Stats
 from paribus.data.tars import has_shards
 from paribus.data.uids import Uids, read_uids
 from paribus.data.wanted import (
@@ -69,6 +70,7 @@ def download(
     *,
     metadata: Path | None = None,
     keep: Path | None = None,
+    again: bool = False,
     per_shard: int = PER_SHARD,
     say: Callable[[str], None] = print,
 ) -> Manifest:
@@ -80,6 +82,7 @@ def download(
         program: img2dataset, if it is not on the path.
         metadata: a folder of them; None: those of the hub, or those that the download was begun with.
         keep: a list of uids; only these are downloaded.
+        again: where all was tried, try again what failed for a reason that may pass, as further shards.
         per_shard: samples of a shard.
         say: takes lines for a person.
 
@@ -96,18 +99,36 @@ def download(
     make_folder(home.root)
     with alone(home):
         wanted = _prepare(home, settings, metadata, keep, per_shard)
+        if again:
+            wanted = _again(home, wanted, say)
         return _downloaded(home, settings, wanted, found, say)
+
+
+def _again(home: Home, wanted: Wanted, say: Callable[[str], None]) -> Wanted:
+    """The rows with those that failed for now, if no pass is under way."""
+    if len(_tried(home)) < wanted.shards:
+        say("What was begun goes on; what fails for now can be tried again when it is done.")
+        return wanted
+    more = want_again(home, wanted)
+    say(f"{more.tries - wanted.tries:,} addresses failed for a reason that may pass and are tried again.")
+    return more
+
+
+def _tried(home: Home) -> dict[str, Stats]:
+    return outcome.read_stats(home.shards) if home.shards.is_dir() else {}
 
 
 def _downloaded(
     home: Home, settings: Settings, wanted: Wanted, program: str, say: Callable[[str], None]
 ) -> Manifest:
     make_folder(home.shards)
-    done = {name: stats for name, stats in outcome.read_stats(home.shards).items() if stats.successes}
-    outcome.tidy(home.shards, done)  # where nothing came, there was no network: tried again
+    tidy(home, wanted)
+    # Where nothing came there was no network, and all is tried anew; a further pass has its rows otherwise.
+    done = {name: stats for name, stats in _tried(home).items() if stats.successes or wanted.first}
+    outcome.tidy(home.shards, done)
     if len(done) < wanted.shards:
-        _check_space(home.root, wanted.rows - outcome.totals(done)[0], say)
-        run(settings.line(program, home.wanted, home.shards, wanted.per_shard), home, wanted.rows)
+        _check_space(home.root, wanted.tries - outcome.totals(done)[0], say)
+        run(settings.line(program, home.wanted, home.shards, wanted.per_shard), home, wanted.tries)
     manifest = _told(home, settings, wanted, program)
     write_json(home.manifest, manifest.model_dump(mode="json"))
     _check_done(manifest, home)
@@ -176,13 +197,15 @@ def _check_space(root: Path, rows: int, say: Callable[[str], None]) -> None:
 def _told(home: Home, settings: Settings, wanted: Wanted, program: str) -> Manifest:
     done = outcome.read_stats(home.shards)
     tried, came = outcome.totals(done)
+    tried -= wanted.tries - wanted.rows
     same, changed = outcome.compared(home.shards, done, wanted.verify) if wanted.with_sha256 else (0, 0)
     return Manifest(
         wanted=wanted.rows,
         tried=tried,
         came=came,
         share=came / tried if tried else 0.0,
-        failed=outcome.failures(done.values()),
+        failed=outcome.failures(done.values(), wanted.again),
+        again=wanted.again,
         bytes=outcome.size_of(home.shards, done),
         same=same,
         changed=changed,
@@ -269,7 +292,7 @@ def ahead(shards: Path, pictures: int) -> str:
     if begun is None and shards.is_dir() and has_shards(shards):
         return ""
     tried, came = outcome.totals(outcome.read_stats(home.shards))
-    rows = round(pictures / STUDY) if begun is None else begun.rows - tried
+    rows = round(pictures / STUDY) if begun is None else begun.tries - tried
     if begun is not None and (rows <= 0 or came >= pictures):
         return ""
     size = (pictures - came) * PER_PICTURE + rows * PER_ROW
@@ -299,8 +322,8 @@ def _size(home: Home, metadata: Path | None, uids: Uids | None, verify: bool) ->
     if begun is not None and metadata is None and uids is None:
         tried, _ = outcome.totals(outcome.read_stats(home.shards))
         return (
-            begun.rows - tried,
-            f"as it was begun there; {tried:,} of {begun.rows:,} pictures have been tried",
+            begun.tries - tried,
+            f"as it was begun there; {tried:,} of {begun.tries:,} pictures have been tried",
         )
     if metadata is not None:
         rows, counted = count_rows(metadata, uids, verify)

@@ -5,6 +5,7 @@ what is in hidden folders are none. They are decoded as LLaVA's are (``conversat
 and columns as stored, of animations the first frame, transparency on white.
 """
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
@@ -63,28 +64,55 @@ def list_pictures(root: Path) -> list[Listed]:
     return sorted(found)
 
 
-def folders_below(root: Path) -> Iterator[tuple[str, list[str]]]:
+def folders_below(root: Path) -> Iterator[tuple[str, Iterator[str]]]:
     """A folder and all below it, as ``a/b/``, each with its files' names; hidden folders are passed over.
 
-    Links are followed; a folder that they lead to again is passed over.
+    Names come as the system lists them, once, and none is held. Links are followed; a folder that they lead
+    to again is passed over.
 
     Raises:
         UserError: a folder cannot be listed.
     """
     seen = set[tuple[int, int]]()
-    for folder, below, names in os.walk(root, followlinks=True, onerror=_unlisted):
-        stat = os.stat(folder)  # noqa: PTH116
+    waiting = [""]
+    while waiting:
+        inner = waiting.pop()
+        folder, below = root / inner, list[str]()
+        with _listing(folder):
+            stat = folder.stat()
         if (stat.st_dev, stat.st_ino) in seen:
-            below.clear()
             continue
         seen.add((stat.st_dev, stat.st_ino))
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        inner = os.path.relpath(folder, root)
-        yield "" if inner == "." else f"{inner}/", names
+        names = _names(folder, below)
+        yield inner, names
+        for _ in names:
+            pass  # the rest, for the folders among them
+        waiting += [f"{inner}{name}/" for name in sorted(below, reverse=True)]
 
 
-def _unlisted(error: OSError) -> None:
-    raise UserError(f"Cannot list the folder {error.filename} ({error.strerror}): mend that.") from error
+def _names(folder: Path, below: list[str]) -> Iterator[str]:
+    """The files of a folder; the folders in it are put into ``below``."""
+    with _listing(folder), os.scandir(folder) as entries:
+        for entry in entries:
+            if not _is_folder(entry):
+                yield entry.name
+            elif not entry.name.startswith("."):
+                below.append(entry.name)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False  # a link that leads round in a circle
+
+
+@contextlib.contextmanager
+def _listing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"Cannot list the folder {folder} ({error.strerror}): mend that.") from error
 
 
 _ENDS = tuple(suffix.encode() for suffix in SUFFIXES)

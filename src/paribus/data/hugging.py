@@ -4,6 +4,7 @@ Both are read by pyarrow alone.
 """
 
 import functools
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -187,7 +188,10 @@ def pieces_of(path: Path) -> list[Piece]:
     except (pa.ArrowException, OSError) as error:
         raise damaged(path) from error
     rows = [meta.row_group(group).num_rows for group in range(meta.num_row_groups)]
-    return [Piece(path, group, sum(rows[:group]), some) for group, some in enumerate(rows)]
+    firsts = itertools.accumulate(rows, initial=0)
+    return [
+        Piece(path, group, first, some) for group, (first, some) in enumerate(zip(firsts, rows, strict=False))
+    ]
 
 
 def column_named(root: Path, columns: Sequence[str], given: str | None, usual: Sequence[str]) -> str:

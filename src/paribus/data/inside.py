@@ -3,7 +3,9 @@
 An Arrow file that is not compressed holds each picture as it is, so that it can be read there at any time.
 """
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,24 +58,88 @@ def check_column(file: Path, schema: Any, image: str, caption: str) -> None:
         )
 
 
-def read_pairs(file: Path, image: str, caption: str) -> Iterator[Found]:
-    """The rows of a file, one by one.
+class Cut(NamedTuple):
+    """Rows of a file that can be read without the others."""
+
+    first: int
+    rows: int
+    read: Callable[[], Iterator[Found]]
+
+
+def count_rows(file: Path) -> int:
+    """How many rows a file has; none is held.
 
     Raises:
-        UserError: the file is damaged, or an Arrow file is compressed.
+        UserError: the file is damaged.
     """
-    try:
+    with _undamaged(file):
         if file.suffix == ".parquet":
-            with pq.ParquetFile(file, pre_buffer=False, buffer_size=2**20) as parquet:  # or all is held
-                for batch in parquet.iter_batches(ROWS, columns=[image, caption]):
-                    yield from _copied(batch.column(image), batch.column(caption))
+            return int(pq.read_metadata(file).num_rows)
+        with pa.ipc.open_stream(pa.memory_map(str(file))) as reader:
+            return sum(len(batch) for batch in reader)
+
+
+def cut_rows(file: Path, image: str, caption: str, rows: int) -> Iterator[Cut]:
+    """The rows of a file, at least so many at a time and fewer than twice as many.
+
+    Of parquet, row groups are not cut: where they are larger, so are the cuts.
+
+    Raises:
+        UserError: the file is damaged; of a cut, also that it is compressed Arrow.
+    """
+    with _undamaged(file):
+        if file.suffix == ".parquet":
+            meta = pq.read_metadata(file)
+            sizes = ((meta.row_group(group).num_rows, group) for group in range(meta.num_row_groups))
+            for first, count, groups in _together(sizes, rows):
+                yield Cut(first, count, partial(_of_parquet, file, meta, groups, image, caption))
         else:
             whole = pa.memory_map(str(file)).read_buffer()
             with pa.ipc.open_stream(pa.BufferReader(whole)) as reader:
-                for batch in reader:
-                    if not len(batch):
-                        continue  # such a batch has no buffers
-                    yield from _placed(file, whole, batch.column(image), batch.column(caption))
+                for first, count, batches in _together(_slices(reader, rows), rows):
+                    yield Cut(first, count, partial(_of_arrow, file, whole, batches, image, caption))
+
+
+def _slices(batches: Iterable[Any], rows: int) -> Iterator[tuple[int, Any]]:
+    for batch in batches:
+        for start in range(0, len(batch), rows):
+            part = batch.slice(start, rows)
+            yield len(part), part
+
+
+def _together(parts: Iterable[tuple[int, Any]], rows: int) -> Iterator[tuple[int, int, list[Any]]]:
+    """Parts after each other that have so many rows: their first row, all their rows, and they."""
+    first, count, waiting = 0, 0, list[Any]()
+    for size, part in parts:
+        count += size
+        waiting.append(part)
+        if count >= rows:
+            yield first, count, waiting
+            first, count, waiting = first + count, 0, []
+    if count or not first:  # a file of no rows is one part of none
+        yield first, count, waiting
+
+
+def _of_parquet(file: Path, meta: Any, groups: list[int], image: str, caption: str) -> Iterator[Found]:
+    # without these two all of a row group is held
+    with (
+        _undamaged(file),
+        pq.ParquetFile(file, metadata=meta, pre_buffer=False, buffer_size=2**20) as parquet,
+    ):
+        for batch in parquet.iter_batches(ROWS, groups, columns=[image, caption]):
+            yield from _copied(batch.column(image), batch.column(caption))
+
+
+def _of_arrow(file: Path, whole: Any, batches: Iterable[Any], image: str, caption: str) -> Iterator[Found]:
+    with _undamaged(file):
+        for batch in batches:
+            yield from _placed(file, whole, batch.column(image), batch.column(caption))
+
+
+@contextlib.contextmanager
+def _undamaged(file: Path) -> Iterator[None]:
+    try:
+        yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise damaged(file) from error
 

@@ -8,11 +8,13 @@ what cannot be trained on. A list is read again and again in the same order, and
 import hashlib
 import itertools
 import posixpath
+import re
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -22,11 +24,12 @@ from pydantic import Field
 
 from paribus.data.folder import folders_below, key_of
 from paribus.data.hub import fetch_dataset
-from paribus.data.hugging import IMAGES, column_named, find_files, pieces_of, read_schema
-from paribus.data.inside import check_column, read_pairs
+from paribus.data.hugging import IMAGES, column_named, find_files, read_schema
+from paribus.data.inside import Cut, check_column, count_rows, cut_rows
+from paribus.data.names import sort_names
 from paribus.data.samples import Limits, Reading
 from paribus.data.tables import Row, rows
-from paribus.data.tars import Shard, split_name
+from paribus.data.tars import Shard, split_name, stamp
 from paribus.errors import UserError
 from paribus.progress import progress
 
@@ -34,7 +37,11 @@ PICTURES = ("filepath", "image", "file_name", "path")
 CAPTIONS = ("title", "text", "caption")
 """What the columns may be called; the first that is there is taken (filepath and title are open_clip's)."""
 
+HUB_IMAGES, HUB_CAPTIONS = (*IMAGES, "jpg", "jpeg", "png", "webp"), (*CAPTIONS, "txt")
+"""The same of Hugging Face's files; the later ones are of webdataset's tars that were made into parquet."""
+
 OUTSIDE = "image outside the root"
+TAKEN = "key of another picture"
 BLOCK = 1_024
 """Samples that are looked at together."""
 
@@ -119,19 +126,6 @@ class PairsConfig(Limits, ABC):
         return kept
 
 
-def stamp(home: Path, file: Path) -> Shard:
-    """A file as it is now.
-
-    Raises:
-        UserError: it is not there.
-    """
-    try:
-        stat = file.stat()
-    except OSError as error:
-        raise UserError(f"Cannot read {file} ({error.strerror}): bring it back, or name another.") from error
-    return Shard(name=file.relative_to(home).as_posix(), bytes=stat.st_size, mtime=int(stat.st_mtime))
-
-
 def raw_of(text: str) -> bytes:
     """The bytes that a text was read from, also where they were no UTF-8 or JSON spelt half a character."""
     try:
@@ -167,14 +161,14 @@ class FolderConfig(Reading, PairsConfig):
         if not root.is_dir():
             raise UserError(f"There is no folder {root}: set root to the folder of pictures and captions.")
         names, total = hashlib.sha256(), 0
-        for entry in progress(self._entries(root), label=f"Listing {root.name}", unit="sample"):
+        for entry in progress(_apart(self._entries(root)), label=f"Listing {root.name}", unit="sample"):
             names.update(repr(tuple(entry)).encode())
             total += 1
         return Listing(
             what=root,
             home=root,
             root=root,
-            blocks=lambda: _cut(self._entries(root)),
+            blocks=lambda: _cut(_apart(self._entries(root))),
             names=names.hexdigest(),
             total=total,
         )
@@ -186,28 +180,68 @@ class FolderConfig(Reading, PairsConfig):
 
     def _entries(self, root: Path) -> Iterator[Entry]:
         """All keys that have a picture or a caption, folder by folder, in the order of their names."""
-        wanted = {*self.image, self.caption}
         for folder, names in folders_below(root):
-            joined: dict[str, dict[str, str]] = {}
-            for name in sorted(names):
-                key, extension = split_name(name) or ("", "")
-                if extension not in wanted:
-                    if extension.rpartition(".")[2] in self.image:
-                        yield Entry(_shown(f"{folder}{name}"), fault="a dot in its name")
-                    continue
-                members = joined.setdefault(f"{folder}{key}", {})
-                if extension in members:
-                    yield Entry(_shown(f"{folder}{name}"), fault="repeated member")
-                members.setdefault(extension, f"{folder}{name}")
-            for key, members in joined.items():
-                path = next((members[extension] for extension in self.image if extension in members), "")
-                fault = "" if path else "no image"
-                yield Entry(_shown(key), path=path, said=members.get(self.caption, ""), fault=fault)
+            named = sort_names(name for name in names if self._says(name))
+            yield from self._faults(folder, _parted(named()))
+            joined = (part for part in _parted(named()) if self._joins(part.extension))
+            for key, members in itertools.groupby(joined, attrgetter("key")):
+                first = {part.extension: part.name for part in reversed(list(members))}
+                image = next((first[extension] for extension in self.image if extension in first), "")
+                path, said = (folder + name if name else "" for name in (image, first.get(self.caption, "")))
+                yield Entry(_shown(folder + key), path=path, said=said, fault="" if path else "no image")
+
+    def _joins(self, extension: str) -> bool:
+        """Whether it is a picture's or a caption's."""
+        return extension == self.caption or extension in self.image
+
+    def _says(self, name: str) -> bool:
+        """Whether a file is a picture or a caption, or would be but for a dot in its name."""
+        extension = (split_name(name) or ("", ""))[1]
+        return self._joins(extension) or extension.rpartition(".")[2] in self.image
+
+    def _faults(self, folder: str, parts: Iterable["_Part"]) -> Iterator[Entry]:
+        """The files that are left out for their names; all files of a key come one after another."""
+        before, there = "", set[str]()
+        for name, key, extension in parts:
+            if not self._joins(extension):
+                yield Entry(_shown(folder + name), fault="a dot in its name")
+                continue
+            if key != before:
+                before, there = key, set()
+            if extension in there:
+                yield Entry(_shown(folder + name), fault="repeated member")
+            there.add(extension)
+
+
+class _Part(NamedTuple):
+    name: str
+    key: str
+    extension: str
+
+
+def _parted(names: Iterable[str]) -> Iterator[_Part]:
+    for name in names:
+        named = split_name(name)
+        if named is not None:
+            yield _Part(name, *named)
 
 
 def _shown(path: str) -> str:
     """A path as text that any file can hold."""
     return key_of(raw_of(path))
+
+
+_SPELT = re.compile(r"\\x[89a-f][0-9a-f]")
+
+
+def _apart(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """The same; where a path was spelt out and another one is written so, the second one is left out."""
+    taken = set[str]()
+    for entry in entries:
+        spelt = not entry.fault and _SPELT.search(entry.key) is not None
+        yield entry._replace(fault=TAKEN) if spelt and entry.key in taken else entry
+        if spelt:
+            taken.add(entry.key)
 
 
 # A table of paths and captions.
@@ -218,7 +252,8 @@ class TableConfig(PairsConfig):
 
     Paths are relative to ``root``. Absolute ones are read too, as open_clip does, unless a root is stated:
     then they must lie below it. A path that leaves the root by ``..`` is a fault. A picture may stand there
-    again with another caption: it is then another sample, ``PATH#2``.
+    again with another caption: it is then another sample, ``PATH#2``, but where a picture of the table is
+    called so itself: then that alone has the key, and the sample is a fault.
     """
 
     kind: Literal["table"] = "table"
@@ -246,11 +281,12 @@ class TableConfig(PairsConfig):
             pictures.append(_hash(path))
             pairs.append(_hash(len(path).to_bytes(8) + path + caption))
         again = _again(np.array(pictures, np.uint64)), _again(np.array(pairs, np.uint64))
+        known = np.unique(np.array(pictures, np.uint64))
         return Listing(
             what=file,
             home=file.parent,
             root=root,
-            blocks=lambda: _cut(self._entries(file, before, *again)),
+            blocks=lambda: _cut(_apart(self._entries(file, before, known, *again))),
             files=(before,),
             total=len(pictures),
         )
@@ -265,13 +301,22 @@ class TableConfig(PairsConfig):
             yield _read(row, row.cells.get(image), row.cells.get(caption), root)
 
     def _entries(
-        self, file: Path, before: Shard, picture: Int64[np.ndarray, " N"], pair: Int64[np.ndarray, " N"]
+        self,
+        file: Path,
+        before: Shard,
+        known: UInt64[np.ndarray, " M"],
+        picture: Int64[np.ndarray, " N"],
+        pair: Int64[np.ndarray, " N"],
     ) -> Iterator[Entry]:
         for said, shown, same in zip(self._said(file), picture, pair, strict=False):
             if said.path and said.raw and not said.fault and same:
                 yield said._replace(fault="repeated row")
+            elif said.path and shown:
+                end = f"#{shown + 1}"
+                taken = _is_in(_hash(raw_of(said.path + end)), known)
+                yield said._replace(key=said.key + end, fault=said.fault or TAKEN * taken)
             else:
-                yield said._replace(key=f"{said.key}#{shown + 1}") if said.path and shown else said
+                yield said
         if stamp(file.parent, file) != before:
             raise UserError(f"{file} has changed while it was read: run again.")
 
@@ -315,6 +360,11 @@ def _hash(text: bytes) -> int:
     return int.from_bytes(hashlib.sha256(text).digest()[:8])
 
 
+def _is_in(value: int, known: UInt64[np.ndarray, " M"]) -> bool:
+    place = int(np.searchsorted(known, np.uint64(value)))
+    return place < len(known) and int(known[place]) == value
+
+
 def _again(hashes: UInt64[np.ndarray, " N"]) -> Int64[np.ndarray, " N"]:
     """How often each of some values has been there before."""
     order = np.argsort(hashes, kind="stable")
@@ -342,9 +392,11 @@ class HuggingFaceConfig(PairsConfig):
         description="a folder, a file, or a data set of the hub: OWNER/NAME or OWNER/NAME@REVISION",
     )
     split: str | None = Field(None, description="None: train, or the only one")
-    image: str | None = Field(None, description=f"the column of pictures; None: one of {', '.join(IMAGES)}")
+    image: str | None = Field(
+        None, description=f"the column of pictures; None: one of {', '.join(HUB_IMAGES)}"
+    )
     caption: str | None = Field(
-        None, description=f"the column of captions; None: one of {', '.join(CAPTIONS)}"
+        None, description=f"the column of captions; None: one of {', '.join(HUB_CAPTIONS)}"
     )
 
     def places(self) -> tuple[Path | None, Path]:
@@ -363,20 +415,19 @@ class HuggingFaceConfig(PairsConfig):
             local = fetch_dataset(self.path, ["*.parquet"], remedy)
         home = local.parent if local.is_file() else local
         files = self._files(local, find_files(local))
-        columns = [self._columns(file) for file in files]
         stamps = tuple(stamp(home, file) for file in files)
-        blocks = [
-            Block(
-                {"file": found.model_dump(mode="json")},
-                partial(_rows_of, file, found.name, *names),
-                number,
-                file.suffix == ".parquet",
-            )
-            for number, (file, found, names) in enumerate(zip(files, stamps, columns, strict=True))
-        ]
-        total = sum(piece.rows for file in files for piece in pieces_of(file))
-        copied = any(block.copied for block in blocks)
-        return Listing(local, home, home, lambda: iter(blocks), stamps, total=total, copied=copied)
+        columns = [self._columns(file) for file in files]
+        return Listing(
+            what=local,
+            home=home,
+            root=home,
+            blocks=lambda: itertools.chain.from_iterable(
+                map(_blocks_of, itertools.count(), files, stamps, columns)
+            ),
+            files=stamps,
+            total=sum(count_rows(file) for file in files),
+            copied=any(_is_copied(file) for file in files),
+        )
 
     def copies(self) -> float:
         """The parquet files of this disk."""
@@ -384,7 +435,7 @@ class HuggingFaceConfig(PairsConfig):
         if not local.exists():
             return 0.0
         files = self._files(local, find_files(local))
-        return float(sum(file.stat().st_size for file in files if file.suffix == ".parquet"))
+        return float(sum(file.stat().st_size for file in files if _is_copied(file)))
 
     def _files(self, where: Path, found: Mapping[str, Sequence[Path]]) -> Sequence[Path]:
         wanted = self.split or ("train" if "train" in found else next(iter(found), ""))
@@ -395,14 +446,25 @@ class HuggingFaceConfig(PairsConfig):
 
     def _columns(self, file: Path) -> tuple[str, str]:
         schema = read_schema(file)
-        image = column_named(file, schema.names, self.image, IMAGES)
-        caption = column_named(file, schema.names, self.caption, CAPTIONS)
+        image = column_named(file, schema.names, self.image, HUB_IMAGES)
+        caption = column_named(file, schema.names, self.caption, HUB_CAPTIONS)
         check_column(file, schema, image, caption)
         return image, caption
 
 
-def _rows_of(file: Path, name: str, image: str, caption: str) -> Iterator[Entry]:
-    for number, found in enumerate(read_pairs(file, image, caption)):
+def _is_copied(file: Path) -> bool:
+    return file.suffix == ".parquet"
+
+
+def _blocks_of(number: int, file: Path, found: Shard, columns: tuple[str, str]) -> Iterator[Block]:
+    """A file in blocks, which are told by it and by where they begin."""
+    for cut in cut_rows(file, *columns, BLOCK):
+        claim = {"file": found.model_dump(mode="json"), "first": cut.first, "rows": cut.rows}
+        yield Block(claim, partial(_rows_of, found.name, cut), number, _is_copied(file))
+
+
+def _rows_of(name: str, cut: Cut) -> Iterator[Entry]:
+    for number, found in enumerate(cut.read(), start=cut.first):
         path = inside(found.path, None) if found.path else ""
         fault = OUTSIDE if path is None else "" if path or found.there else "no image"
         yield Entry(

@@ -38,6 +38,11 @@ REASONS = (
 )
 """How an error message is told: the first pattern that is in it."""
 
+_PASSING = re.compile(
+    r"timed out|no answer from the resolver|no connection|connection broken|HTTP (408|425|429|5\d\d)"
+)
+"""Reasons that may be gone on another day: the others are for good, or are not known."""
+
 _FILE = re.compile(r"(\d{8})(\.tar|\.parquet|_stats\.json)")
 
 
@@ -64,6 +69,9 @@ class Manifest(Config):
     came: int
     share: float = Field(description="of those that were tried")
     failed: dict[str, int] = Field(description="reason -> pictures, the most frequent first")
+    again: dict[str, int] = Field(
+        description="reason -> pictures that were tried again; counted as they ended"
+    )
     bytes: int = Field(description="of the tars")
     same: int = Field(description="pictures that are the listed bytes, by their sha256")
     changed: int = Field(description="pictures that are other bytes than were listed")
@@ -79,6 +87,8 @@ class Manifest(Config):
         yield f"{self.came:,} of {self.tried:,} pictures came ({self.share:.1%}), {self.bytes / 1e9:,.1f} GB"
         for reason, count in self.failed.items():
             yield f"  {reason}: {count:,}"
+        if self.again:
+            yield f"  {sum(self.again.values()):,} addresses were tried again"
         told = self.same + self.changed
         if told:
             yield f"  of those that came, {self.same / told:.1%} are the listed bytes"
@@ -91,6 +101,11 @@ def reason_of(message: str) -> str:
         if found:
             return found.expand(told)
     return OTHER
+
+
+def is_passing(reason: str) -> bool:
+    """Whether an address that failed for a reason may be there on another day."""
+    return _PASSING.fullmatch(reason) is not None
 
 
 def read_stats(folder: Path) -> dict[str, Stats]:
@@ -124,8 +139,13 @@ def tidy(folder: Path, done: Iterable[str]) -> None:
             path.unlink()
 
 
-def failures(stats: Iterable[Stats]) -> dict[str, int]:
-    """Reason -> pictures, the most frequent first; all that did not come are counted once."""
+def failures(stats: Iterable[Stats], again: Mapping[str, int]) -> dict[str, int]:
+    """Reason -> pictures, the most frequent first; all that did not come are counted once.
+
+    Args:
+        stats: what was counted of each shard.
+        again: reason -> pictures that were tried again since, and so do not count.
+    """
     found = Counter[str]()
     for shard in stats:
         told = Counter[str]()
@@ -136,7 +156,33 @@ def failures(stats: Iterable[Stats]) -> dict[str, int]:
         told[OTHER] += failed - told.total()  # img2dataset forgets rare messages of a long list
         told[LOST] += shard.count - shard.successes - failed
         found += told
-    return dict(found.most_common())
+    for reason, count in again.items():
+        named = min(found[reason], count)
+        found[reason] -= named
+        found[OTHER] -= count - named  # of those that img2dataset forgot
+    return dict((+found).most_common())
+
+
+def _table(folder: Path, shard: str, columns: list[str]) -> pa.Table:
+    path = folder / f"{shard}.parquet"
+    try:
+        return pq.read_table(path, columns=columns)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(
+            f"The shard's table {path} is missing or damaged: delete {shard}_stats.json beside it, and "
+            "run again to download the shard anew."
+        ) from error
+
+
+def failed_rows(folder: Path, shard: str) -> Iterator[tuple[str | None, str | None, str]]:
+    """uid, address and reason of each picture of a shard that did not come.
+
+    Raises:
+        UserError: the shard's parquet is missing or damaged.
+    """
+    table = _table(folder, shard, ["uid", "url", "status", "error_message"])
+    for row in table.filter(pc.not_equal(table["status"], "success")).to_pylist():
+        yield row["uid"], row["url"], reason_of(row["error_message"] or "")
 
 
 def compared(folder: Path, shards: Iterable[str], verified: bool) -> tuple[int, int]:
@@ -147,15 +193,7 @@ def compared(folder: Path, shards: Iterable[str], verified: bool) -> tuple[int, 
     """
     same = changed = 0
     for shard in progress(list(shards), label="Comparing digests", unit="shard"):
-        path = folder / f"{shard}.parquet"
-        columns = ["status", "sha256", *([] if verified else [TOLD])]
-        try:
-            table = pq.read_table(path, columns=columns)
-        except (OSError, pa.ArrowException) as error:
-            raise UserError(
-                f"The shard's table {path} is missing or damaged: delete {shard}_stats.json beside it, and "
-                "run again to download the shard anew."
-            ) from error
+        table = _table(folder, shard, ["status", "sha256", *([] if verified else [TOLD])])
         table = table.filter(pc.equal(table["status"], "success"))
         told = table["sha256"] if verified else table[TOLD]
         equal = pc.sum(pc.equal(table["sha256"], told)).as_py() or 0

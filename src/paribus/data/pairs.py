@@ -23,7 +23,7 @@ import zipfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 from urllib.parse import quote, unquote
@@ -34,10 +34,10 @@ from pydantic import Field, ValidationError
 from tqdm import tqdm
 
 from paribus.data.decoding import caption_bytes, decode_image
-from paribus.data.listed import Block, Entry, Listing, PairsConfig, stamp
+from paribus.data.listed import Block, Entry, Listing, PairsConfig
 from paribus.data.opened import OPEN_FILES, Files
 from paribus.data.samples import Taken, quiet, take, told
-from paribus.data.tars import START, Shard
+from paribus.data.tars import START, Shard, stamp
 from paribus.errors import UserError
 from paribus.files import disk_errors, whole_file, write_json
 from paribus.progress import progress
@@ -53,6 +53,7 @@ ROW = np.dtype(
 )
 """One sample in ``table.npy``; ``place`` is 0 where the picture is a file of its own."""
 
+_ROW = struct.Struct("<2Q2I")
 _WORDS = struct.Struct("<3I")
 """Before a sample's words: bytes of its key, of the picture's path, and of the caption."""
 
@@ -87,11 +88,25 @@ class _Stopped(Exception):  # noqa: N818 - it is no error
     """The run was interrupted: the block is given up."""
 
 
-class _Kept(NamedTuple):
-    row: tuple[int, ...]
-    words: bytes
-    digest: bytes
-    mended: list[str]
+@dataclass
+class _Kept:
+    """What comes of a block's samples, packed: a row group of parquet may have a million."""
+
+    samples: int = 0
+    rows: bytearray = field(default_factory=bytearray)
+    words: bytearray = field(default_factory=bytearray)
+    digests: bytearray = field(default_factory=bytearray)
+    mended: Counter[str] = field(default_factory=Counter)
+
+    def add(self, entry: Entry, taken: Taken, place: int) -> None:
+        """Put a sample behind the others."""
+        key, path, text = entry.key.encode(), os.fsencode(entry.path), taken.text.encode()
+        sha = hashlib.sha256(taken.blob).digest()
+        self.rows += _ROW.pack(len(self.words), place, len(taken.blob), int.from_bytes(sha[:4], "little"))
+        self.words += _WORDS.pack(len(key), len(path), len(text)) + key + path + text
+        self.digests += taken.digest + hashlib.sha256(struct.pack("<Q", len(key)) + key + sha).digest()
+        self.mended.update(taken.mended)
+        self.samples += 1
 
 
 def _plain(path: str, flags: int) -> int:
@@ -143,20 +158,24 @@ class _Job:
         """What a part must have been made of to be taken for this block's."""
         return {"block": self.block.claim, "reading": self.config.reading}
 
-    def notes(self) -> dict[str, Any] | None:
+    def notes(self, claim: dict[str, Any]) -> dict[str, Any] | None:
         """What an earlier run noted of this block; None if it has not been read, or is another one now."""
         notes = _notes(self.part)
-        same = notes is not None and notes["claim"] == self.claim
+        same = notes is not None and notes["claim"] == claim
         return notes if same and notes is not None and _as_seen(self.listing.root, notes["skipped"]) else None
 
-    def run(self, stop: threading.Event, tick: Callable[[int], None]) -> None:
-        """Look at the samples and write the part: rows, words, digests and notes."""
-        notes = self.notes()
-        if notes is not None:
+    def run(self, stop: threading.Event, tick: Callable[[int], None], copies: BinaryIO | None) -> None:
+        """Look at the samples and write the part: rows, words, digests and notes.
+
+        ``copies`` takes copies of pictures from where it stands, and stands behind them then.
+        """
+        claim = self.claim | ({} if copies is None else {"start": copies.tell()})
+        notes = self.notes(claim)
+        if notes is not None and (copies is None or _reaches(copies, notes["end"])):
             tick(notes["samples"] + len(notes["skipped"]))
             return
-        kept, skipped = list[_Kept](), list[dict[str, Any]]()
-        with self._copies() as copies, self._holder() as holder:
+        kept, skipped = _Kept(), list[dict[str, Any]]()
+        with self._holder() as holder:
             for entry in self.block.entries():
                 if stop.is_set():
                     raise _Stopped
@@ -165,19 +184,14 @@ class _Job:
                     line = {"key": entry.key, "row": entry.row, "reason": found, "seen": self._sights(entry)}
                     skipped.append({name: value for name, value in line.items() if value not in (0, {})})
                 else:
-                    kept.append(self._keep(entry, found, copies))
+                    kept.add(entry, found, self._place(entry, found, copies))
                 tick(1)
-        mended = Counter(word for each in kept for word in each.mended)
-        self._write(kept, {"samples": len(kept), "skipped": skipped, "mended": mended})
-
-    @contextlib.contextmanager
-    def _copies(self) -> Iterator[BinaryIO | None]:
-        """The file that takes copies of pictures, if there will be any."""
-        if not self.block.copied:
-            yield None
-            return
-        with whole_file(_copy(self.out, self.block.file or 0)) as temporary, temporary.open("wb") as handle:
-            yield handle
+        notes = {"claim": claim, "samples": kept.samples, "skipped": skipped, "mended": kept.mended}
+        if copies is not None:
+            copies.flush()
+            os.fsync(copies.fileno())
+            notes["end"] = copies.tell()
+        self._write(kept, notes)
 
     @contextlib.contextmanager
     def _holder(self) -> Iterator[BinaryIO | None]:
@@ -237,32 +251,60 @@ class _Job:
             size = os.fstat(handle.fileno()).st_size
             return take(entry.key, raw, size, functools.partial(_held, handle, size, 0), self.config)
 
-    def _keep(self, entry: Entry, taken: Taken, copies: BinaryIO | None) -> _Kept:
+    def _place(self, entry: Entry, taken: Taken, copies: BinaryIO | None) -> int:
+        """Where the picture lies for good, as ``ROW`` has it."""
+        if entry.path:
+            return entry.place
         place = entry.place
-        if copies is not None and not entry.path:
+        if copies is not None:
             place = copies.tell()
             copies.write(taken.blob)
-        if not entry.path:
-            place |= (self.block.file or 0) << START
-        key, path, text = entry.key.encode(), os.fsencode(entry.path), taken.text.encode()
-        sha = hashlib.sha256(taken.blob).digest()
-        words = _WORDS.pack(len(key), len(path), len(text)) + key + path + text
-        pictured = hashlib.sha256(struct.pack("<Q", len(key)) + key + sha).digest()
-        mark = int.from_bytes(sha[:4], "little")
-        return _Kept((0, place, len(taken.blob), mark), words, taken.digest + pictured, taken.mended)
+        return place | (self.block.file or 0) << START
 
-    def _write(self, kept: Sequence[_Kept], notes: dict[str, Any]) -> None:
-        rows = np.array([each.row for each in kept], ROW)
-        ends = np.cumsum([0, *(len(each.words) for each in kept)], dtype=np.uint64)
-        rows["words"] = ends[:-1]
+    def _write(self, kept: _Kept, notes: dict[str, Any]) -> None:
         arrays = {
-            "rows": rows,
-            "words": np.frombuffer(b"".join(each.words for each in kept), np.uint8),
-            "digests": np.frombuffer(b"".join(each.digest for each in kept), np.uint8).reshape(-1, 2, 32),
-            "notes": np.frombuffer(json.dumps({"claim": self.claim} | notes).encode(), np.uint8),
+            "rows": np.frombuffer(kept.rows, ROW),
+            "words": np.frombuffer(kept.words, np.uint8),
+            "digests": np.frombuffer(kept.digests, np.uint8).reshape(-1, 2, 32),
+            "notes": np.frombuffer(json.dumps(notes).encode(), np.uint8),
         }
         with whole_file(self.part) as temporary, temporary.open("wb") as handle:
             np.savez(handle, **arrays)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """Blocks whose pictures are copied into one file, and so are looked at after each other; or only one."""
+
+    jobs: Sequence[_Job]
+
+    def run(self, stop: threading.Event, tick: Callable[[int], None]) -> None:
+        """Look at all of them; what is copied counts as far as a part says that it reaches."""
+        with self._copies() as copies:
+            for job in self.jobs:
+                job.run(stop, tick, copies)
+
+    @contextlib.contextmanager
+    def _copies(self) -> Iterator[BinaryIO | None]:
+        """The file that takes copies of pictures, if there will be any."""
+        block, out = self.jobs[0].block, self.jobs[0].out
+        if not block.copied:
+            yield None
+            return
+        path = _copy(out, block.file or 0)
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+            with path.open("r+b") as handle:
+                yield handle
+                handle.truncate()
+
+
+def _reaches(copies: BinaryIO, end: int) -> bool:
+    """Go to where a block's copies end, if the file has so much."""
+    reached = os.fstat(copies.fileno()).st_size >= end
+    copies.seek(end if reached else copies.tell())
+    return reached
 
 
 def _notes(part: Path) -> dict[str, Any] | None:
@@ -354,9 +396,9 @@ def _run_all(config: PairsConfig, listing: Listing, out: Path, workers: int) -> 
 
     with bar, ThreadPoolExecutor(workers) as pool:
         try:
-            for block in listing.blocks():
-                waiting.append(pool.submit(_Job(listing, block, config, out, count).run, stop, tick))
-                count += 1
+            for chain in _chained(config, listing, out):
+                waiting.append(pool.submit(chain.run, stop, tick))
+                count += len(chain.jobs)
                 if len(waiting) > 2 * workers:
                     waiting.popleft().result()
             while waiting:
@@ -366,6 +408,14 @@ def _run_all(config: PairsConfig, listing: Listing, out: Path, workers: int) -> 
             pool.shutdown(cancel_futures=True)
             raise
     return count
+
+
+def _chained(config: PairsConfig, listing: Listing, out: Path) -> Iterator[_Chain]:
+    jobs = (_Job(listing, block, config, out, number) for number, block in enumerate(listing.blocks()))
+    for _, chain in itertools.groupby(
+        jobs, lambda job: ("file", job.block.file) if job.block.copied else job
+    ):
+        yield _Chain(list(chain))
 
 
 def _join(config: PairsConfig, listing: Listing, out: Path, count: int) -> PairsMeta:

@@ -5,13 +5,14 @@ Members are grouped as webdataset does: a key is the name up to its first dot.
 
 import contextlib
 import io
+import os
 import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from paribus.data.folder import folders_below
+from paribus.data.folder import folders_below, key_of
 from paribus.errors import UserError
 from paribus.types import Config
 
@@ -80,9 +81,26 @@ def has_shards(root: Path) -> bool:
 
 
 def _shard(root: Path, name: str) -> Shard:
-    stat = (root / name).stat()
-    if stat.st_size >= 1 << START:
+    shard = stamp(root, root / name)
+    if shard.bytes >= 1 << START:
         raise UserError(f"The shard {root / name} has a TiB or more: cut it into smaller ones.")
+    return shard
+
+
+def stamp(home: Path, file: Path) -> Shard:
+    """A file as it is now.
+
+    Raises:
+        UserError: it is not there, or no record can hold its name.
+    """
+    try:
+        stat = file.stat()
+        name = file.relative_to(home).as_posix()
+        name.encode()
+    except OSError as error:
+        raise UserError(f"Cannot read {file} ({error.strerror}): bring it back, or name another.") from error
+    except UnicodeEncodeError as error:
+        raise UserError(f"The name of {key_of(os.fsencode(file))} is no UTF-8: rename it.") from error
     return Shard(name=name, bytes=stat.st_size, mtime=int(stat.st_mtime))
 
 
@@ -142,7 +160,12 @@ def disk_read(path: Path) -> Iterator[None]:
 
 
 def _open_tar(handle: Any) -> tarfile.TarFile:
-    return tarfile.open(fileobj=handle, mode="r:", encoding="utf-8", errors="replace")
+    return tarfile.open(fileobj=handle, mode="r:", encoding="utf-8", errors="surrogateescape")
+
+
+def _shown(key: str) -> str:
+    """A key as text that any file can hold: what is no UTF-8 is replaced."""
+    return key.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def split_name(name: str) -> tuple[str, str] | None:
@@ -156,7 +179,7 @@ class Contents(NamedTuple):
 
     samples: dict[str, dict[str, Member]]
     repeated: list[str]
-    """Keys with a member that was there before; the first one stays."""
+    """Keys with a member that was there before, or of a key that looks the same; the first one stays."""
 
 
 def read_contents(path: Path) -> Contents:
@@ -165,14 +188,15 @@ def read_contents(path: Path) -> Contents:
     Raises:
         UserError: the tar is compressed, damaged or cut off.
     """
-    contents = Contents({}, [])
+    contents, replaced = Contents({}, []), dict[str, str]()
     for info in _members(path):
         named = split_name(info.name)
         if named is None:
             continue
-        key, extension = named
+        (raw, extension), key = named, _shown(named[0])
+        other = "\ufffd" in key and replaced.setdefault(key, raw) != raw
         members = contents.samples.setdefault(key, {})
-        if extension in members:
+        if other or extension in members:
             contents.repeated.append(key)
         else:
             head = info.offset_data - info.offset
@@ -203,4 +227,4 @@ def key_at(headers: bytes) -> str | None:
     except _NO_TAR:
         return None
     named = split_name(info.name) if info is not None else None
-    return named[0] if named else None
+    return _shown(named[0]) if named else None

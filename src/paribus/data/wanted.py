@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Int64
 from pydantic import Field, ValidationError
 
-from paribus.data.tars import Member, disk_read, read_contents
+from paribus.data.tars import Member, disk_read, read_contents, stamp
 from paribus.data.uids import Uids, matched
 from paribus.errors import UserError
 from paribus.files import disk_errors, whole_file, whole_folder, write_json
@@ -75,6 +75,17 @@ class Wanted(Config):
     without_url: int = Field(0, description="rows that are left out, since they have no address")
     with_sha256: int
     digest: str = Field(description="SHA-256 of the rows' uids, addresses and captions, in their order")
+    again: dict[str, int] = Field(
+        default_factory=dict, description="why addresses failed that were tried again -> how many"
+    )
+    first: int = Field(
+        0, description="the first shard of the latest pass; rows of earlier ones are in it again"
+    )
+
+    @property
+    def tries(self) -> int:
+        """Rows with those that are wanted again."""
+        return self.rows + sum(self.again.values())
 
 
 # Reading.
@@ -94,6 +105,8 @@ def find_metadata(folder: Path) -> tuple[Path, ...]:
     )
     paths = [path for path in shown if path.suffix == ".parquet" or _TAR.fullmatch(path.name)]
     parquet = tuple(path for path in paths if path.suffix == ".parquet")
+    for path in paths:
+        stamp(root, path)
     if not paths:
         raise UserError(
             f"There are no metadata in {folder}: give a folder of .parquet files, or of the hub's tars "
@@ -326,7 +339,7 @@ def cut(folder: Path, keep: Uids | None, out: Path, *, verify: bool, per_shard: 
     sieve = _Sieve(keep)
     with whole_folder(out) as temporary:
         shards = 0
-        for table in _even(sieve.run(paths), per_shard):
+        for table in even(sieve.run(paths), per_shard):
             pq.write_table(table, temporary / f"{shards:08d}.parquet")
             shards += 1
         if not shards:
@@ -383,7 +396,7 @@ class _Sieve:
         return f"{self.without_url:,} have no address, and {self.unlisted:,} are not in the list of uids"
 
 
-def _even(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
+def even(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
     """The same rows, so many at a time."""
     waiting: list[pa.Table] = []
     count = 0
