@@ -256,6 +256,7 @@ class Slurm(Config):
     gpus_per_node: int | None = Field(None, ge=0, description="None: one a process; none with device cpu")
     cpus_per_task: int | None = Field(None, gt=0, description="None: as many as there are workers")
     mem_gb: float | None = Field(None, gt=0)
+    jobs: int = Field(16, gt=0, description="at a time; stages that rest on others wait for them anyway")
     setup: tuple[str, ...] = Field((), description="shell lines that come before the stage")
     sbatch: dict[str, str] = Field({}, description="any other option of sbatch, by its long name")
 

@@ -44,7 +44,10 @@ def sbatch(home: Path, script: str) -> None:
     options = {key: shlex.split(value)[0] if value else "" for key, value in SBATCH.findall(text)}
     if options.get("partition") == "nowhere":
         sys.exit("sbatch: error: invalid partition specified: nowhere")
-    number = str(1 + len(list(home.glob("*.json"))))
+    given = list(home.glob("*.json"))
+    if options.get("qos") == "one" and any(not path.with_suffix(".code").exists() for path in given):
+        sys.exit("sbatch: error: QOSMaxSubmitJobPerUserLimit")
+    number = str(1 + len(given))
     (home / f"{number}.sh").write_text(text)
     (home / f"{number}.json").write_text(json.dumps(options))
     nodes, each = int(options.get("nodes", 1)), int(options.get("ntasks-per-node", 1))

@@ -16,6 +16,8 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 """The GPUs that a process may see."""
 GRACE = 10.0
 """Seconds that a refusal may come after a process broke: what one refuses breaks those that wait for it."""
+LOOK = 1.0
+"""Seconds between two looks at a job."""
 TOGETHER = "export SLURM_KILL_BAD_EXIT=1"
 """Has ``srun`` end all processes of a step when one is killed; the others would wait for it."""
 OWN = ("partition", "account", "qos", "constraint")
@@ -63,12 +65,11 @@ def see_gpus(given: str | None) -> None:
         os.environ[VISIBLE] = given
 
 
-def answered(infra: Any, name: str, runtime: Runtime) -> None:
-    """Submit a stage by its infra, and wait until it is done, or one of its processes refuses or breaks.
+def submit(infra: Any, name: str, runtime: Runtime) -> "Submitted":
+    """Submit a stage by its infra.
 
     Raises:
-        UserError: there is no SLURM here, it refuses the job, the job was ended before it was done, or a
-            process of the stage itself raised one.
+        UserError: there is no SLURM here, or it refuses the job.
     """
     if runtime.cluster == "slurm" and not (shutil.which("sbatch") and shutil.which("srun")):
         raise UserError(
@@ -79,17 +80,7 @@ def answered(infra: Any, name: str, runtime: Runtime) -> None:
     except RuntimeError as error:
         told = " ".join(str(error).split()) or "it did not say why"
         raise UserError(f"SLURM refused the job: {told.rstrip('.')}; see --slurm KEY=VALUE.") from error
-    end = _end(job)
-    if end == _End():
-        return
-    if not job.done():  # others wait for the one that is gone
-        with contextlib.suppress(OSError):
-            job.cancel(check=False)
-    raise UserError(
-        end.refused
-        or f"The job of {name} ended before it was done: {end.broke}; "
-        f"see its logs in {job.paths.folder}, and run again to go on from there."
-    )
+    return Submitted(job, name)
 
 
 class _End(NamedTuple):
@@ -99,22 +90,60 @@ class _End(NamedTuple):
     broke: str | None = None
 
 
-def _end(job: Any) -> _End:
-    """Wait for the end of a job: the first refusal counts, then what broke a process first."""
-    tasks = [job.task(number) for number in range(job.num_tasks)]
-    until = float("inf")
-    while True:
-        over = job.done()
+class Submitted:
+    """A stage's job, to be looked at until it is over.
+
+    Args:
+        job: as submitit has it.
+        name: of the stage.
+    """
+
+    def __init__(self, job: Any, name: str) -> None:
+        self.job, self.name = job, name
+        self._until = float("inf")
+
+    @property
+    def number(self) -> str:
+        """What the cluster calls it."""
+        return str(self.job.job_id)
+
+    def over(self) -> bool:
+        """Whether it is done. Where one of its processes refused or broke, the others are ended.
+
+        Raises:
+            UserError: the job was ended before it was done, or a process of the stage raised one.
+        """
+        end = self._end()
+        if end is None or end == _End():
+            return end is not None
+        if not self.job.done():  # others wait for the one that is gone
+            with contextlib.suppress(OSError):
+                self.job.cancel(check=False)
+        raise UserError(
+            end.refused
+            or f"The job of {self.name} ended before it was done: {end.broke}; "
+            f"see its logs in {self.job.paths.folder}, and run again to go on from there."
+        )
+
+    def wait(self) -> None:
+        """Look until it is done."""
+        while not self.over():
+            time.sleep(LOOK)
+
+    def _end(self) -> _End | None:
+        """How it ended, if it did: the first refusal counts, then what broke a process first."""
+        tasks = [self.job.task(number) for number in range(self.job.num_tasks)]
+        over = self.job.done()
         written = sorted(filter(_has_written, tasks), key=_moment)
         silent = [task for task in tasks if task not in written]  # submitit gives each seconds to show
         ends = [_end_of(task) for task in (*written, *(silent[:1] if over else ()))]
         refused = [end for end in ends if end.refused is not None]
         broke = [end for end in ends if end.broke is not None]
         if broke:
-            until = min(until, time.monotonic() + GRACE)
-        if refused or (over and (broke or not silent)) or time.monotonic() > until:
+            self._until = min(self._until, time.monotonic() + GRACE)
+        if refused or (over and (broke or not silent)) or time.monotonic() > self._until:
             return (refused + broke or [_End()])[0]
-        time.sleep(1.0)
+        return None
 
 
 def _has_written(task: Any) -> bool:

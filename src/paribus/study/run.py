@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from paribus.errors import UserError
+from paribus.study.dispatch import dispatch
 from paribus.study.keeping import choose, free, keep, kept_lessons, lessons, remember
 from paribus.study.overlap import Overlap
 from paribus.study.plan import assumed_rate
@@ -33,8 +34,13 @@ def execute(study: Study, runtime: Runtime, say: Say) -> bool:
 
     Of several processes that ``torchrun`` started, the first does what is not training, and all train.
     Returned is whether this is the first one, to which the results are left.
+
+    Raises:
+        UserError: several processes would submit jobs, or what is missing or refused by a stage.
     """
     with together() as share:
+        if share.size > 1 and runtime.cluster is not None:
+            raise UserError("--cluster submits jobs: start it as one process, without torchrun or srun.")
         # What needs no training comes first, so that what is missing shows before days of work.
         stages = sorted(walk(_graph(study, runtime, share.first)), key=_rests_on_training)
         for changed in renew(stages, runtime, (Overlap.name,)) if share.first else ():
@@ -46,6 +52,9 @@ def execute(study: Study, runtime: Runtime, say: Say) -> bool:
             see_extras(runtime)
         for stage in waiting if share.first else ():
             stage.check(runtime)
+        if runtime.cluster is not None:
+            dispatch(waiting, runtime, tell)
+            return True
         for number, stage in enumerate(waiting, 1):
             tell(f"[{number}/{len(waiting)}] {stage.address()}")
             started = time.monotonic()

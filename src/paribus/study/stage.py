@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from paribus.errors import UserError
 from paribus.files import make_folder, sha256, write_json
-from paribus.study.jobs import answered, asked, see_gpus
+from paribus.study.jobs import Submitted, asked, see_gpus, submit
 from paribus.train.distributed import agreed, own_device, together
 from paribus.types import Config, Runtime
 
@@ -175,9 +175,17 @@ class Stage(BaseModel, Generic[R]):
         if runtime.cluster is None:
             self._fill(runtime)
         else:
-            infra = asked(self.name, runtime, self.several)
-            submitted: Stage[R] = self.model_validate(self.model_dump(exclude={"infra"}) | {"infra": infra})
-            answered(submitted.infra, self.name, runtime)
+            self.submit(runtime).wait()
+        return self.made(runtime)
+
+    def submit(self, runtime: Runtime) -> Submitted:
+        """Have it made by a job of its own; its inputs are there."""
+        infra = asked(self.name, runtime, self.several)
+        submitted: Stage[R] = self.model_validate(self.model_dump(exclude={"infra"}) | {"infra": infra})
+        return submit(submitted.infra, self.name, runtime)
+
+    def made(self, runtime: Runtime) -> R:
+        """The record of a stage that was just made."""
         record = self.cached(runtime)
         if record is None:
             raise RuntimeError(f"stage {self.address()} left no record")
