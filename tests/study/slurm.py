@@ -2,15 +2,18 @@
 
 ``sbatch`` keeps a copy of the script it was given, reads its ``#SBATCH`` lines, and runs it in the background
 with the environment of a batch step: the job's variables, and none of a step's. ``srun`` starts as many
-processes as the job asked for, each with a step's variables. Job n is told in ``n.json`` and ``n.sh``.
+processes as the job asked for, each with a step's variables. Job n is told in ``n.json`` and ``n.sh``, its
+processes' group in ``n.pid``, and what it ended with in ``n.code``.
 """
 
 import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 SBATCH = re.compile(r"#SBATCH --([\w-]+)(?:=(.*))?")
@@ -49,14 +52,16 @@ def sbatch(home: Path, script: str) -> None:
     told |= {"SLURM_JOB_NUM_NODES": str(nodes), "SLURM_NTASKS": str(nodes * each)}
     out, error = (shlex.quote(options[name].replace("%j", number)) for name in ("output", "error"))
     wait = f"until [ -d $(dirname {out}) ]; do sleep 0.05; done"  # it is opened when the job begins
-    subprocess.Popen(
-        ["bash", "-c", f"{wait}; exec bash {shlex.quote(str(home / f'{number}.sh'))} >>{out} 2>>{error}"],
+    run = f"bash {shlex.quote(str(home / f'{number}.sh'))} >>{out} 2>>{error}"
+    job = subprocess.Popen(
+        ["bash", "-c", f"{wait}; {run}; echo $? >{shlex.quote(str(home / f'{number}.code'))}"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env=os.environ | told,
         start_new_session=True,
     )
+    (home / f"{number}.pid").write_text(str(job.pid))
     print(f"Submitted batch job {number}")
 
 
@@ -76,17 +81,28 @@ def srun(home: Path, *arguments: str) -> None:
         )
         for rank in range(size)
     ]
-    sys.exit(max(abs(one.wait()) for one in running))
+    together = os.environ.get("SLURM_KILL_BAD_EXIT") == "1"
+    while any(one.poll() is None for one in running):
+        if together and any(one.poll() for one in running):
+            for one in running:
+                one.kill()
+        time.sleep(0.05)
+    codes = [128 - one.returncode if one.returncode < 0 else one.returncode for one in running]
+    sys.exit(max(codes))
 
 
 def sacct(home: Path, *_: str) -> None:
+    """Who was killed is said to have had no memory left: nobody else kills here."""
     print("JobID|State|NodeList")
+    states = {"": "RUNNING", "0": "COMPLETED", str(128 + signal.SIGKILL): "OUT_OF_MEMORY"}
     for path in home.glob("*.json"):
-        print(f"{path.stem}|RUNNING|localhost")
+        code = path.with_suffix(".code")
+        said = states.get(code.read_text().strip() if code.exists() else "", "FAILED")
+        print(f"{path.stem}|{said}|localhost")
 
 
-def scancel(home: Path, *_: str) -> None:
-    del home
+def scancel(home: Path, number: str) -> None:
+    os.killpg(int((home / f"{number}.pid").read_text()), signal.SIGKILL)
 
 
 if __name__ == "__main__":

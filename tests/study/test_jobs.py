@@ -1,26 +1,84 @@
 """Stages as SLURM jobs: what is submitted is read as sbatch reads it, and run as SLURM runs it."""
 
+import os
 import re
 import shutil
+import signal
 import sys
+import time
+from pathlib import Path
+from typing import ClassVar, Literal
 
 import pytest
+import torch
+from submitit.slurm.slurm import SlurmJob
 
 from paribus.cli_options import read_slurm
 from paribus.errors import UserError
-from paribus.study.jobs import asked
+from paribus.study.jobs import asked, cause
+from paribus.study.stage import Stage
 from paribus.study.study import load_study
-from paribus.types import Runtime, Slurm
+from paribus.types import Config, Runtime, Slurm
 from study import begin, paribus, records, small_settings, timeless, write_study
 from study.slurm import install, jobs
 
 PLAIN = {"nodes": "1", "ntasks-per-node": "1", "time": "1440", "cpus-per-task": "2"}
 
 
+Way = Literal["well", "alone", "assist", "killed", "second killed", "broken"]
+
+
+class Seen(Config):
+    """What a job saw."""
+
+    gpus: str | None
+
+
+class Ends(Stage[Seen]):
+    """A stage of several processes that ends in some way."""
+
+    name: ClassVar[str] = "ends"
+    several: ClassVar[bool] = True
+    way: Way = "well"
+
+    def __setstate__(self, state):
+        """In a job, before anything: the second process alone finds a GPU, which it may not take."""
+        super().__setstate__(state)
+        if self.way == "alone" and os.environ.get("SLURM_PROCID") == "1":
+            torch.cuda.is_available = lambda: True
+
+    def compute(self, folder: Path, runtime: Runtime) -> Seen:
+        del folder, runtime
+        if self.way == "broken":
+            raise MemoryError("no room\n for it")
+        if self.way == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.way != "well":
+            signal.pause()  # as long as others are waited for
+        return Seen(gpus=os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+    def assist(self, runtime: Runtime) -> None:
+        if self.way == "assist":
+            raise UserError("The second process sees no pictures: mend that.")
+        if self.way == "second killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().assist(runtime)
+
+
 @pytest.fixture
 def slurm(tmp_path):
     """A SLURM of this machine, and the environment in which it is found."""
     return tmp_path / "slurm", install(tmp_path / "slurm")
+
+
+@pytest.fixture
+def near(slurm, monkeypatch):
+    """The same for this process, whose submitit forgets the jobs of another."""
+    for name, value in slurm[1].items():
+        monkeypatch.setenv(name, value)
+    SlurmJob.watcher.clear()
+    SlurmJob.watcher._registered.clear()
+    return slurm[0]
 
 
 @pytest.fixture
@@ -120,17 +178,90 @@ def test_a_job_gets_a_gpu_for_each_of_its_processes(tmp_path):
     assert told(True, tasks_per_node=8, device="cpu", cpus_per_task=2) == (1, 8, None, 2)
     assert told(True, gpus_per_node=0) == (1, 1, None, 6)
     local = asked("x", Runtime(cluster="local", slurm=Slurm(nodes=4, tasks_per_node=8)), True)
-    assert (local["nodes"], local["tasks_per_node"], local["timeout_min"]) == (1, 1, 1440)
+    assert (local["nodes"], local["tasks_per_node"]) == (1, 1)
+    assert local["timeout_min"] > 10 * 365 * 24 * 60 and local["slurm_setup"] is None
 
 
-def test_what_a_stage_refuses_comes_back_as_a_sentence(slurm, tiny_cache, tmp_path, monkeypatch):
-    for name, value in slurm[1].items():
-        monkeypatch.setenv(name, value)
+def test_what_a_stage_refuses_comes_back_as_a_sentence(near, tiny_cache, tmp_path):
     words = load_study(write_study(tmp_path)).all_arms()[0].encoder.text
     runtime = Runtime(cache=tiny_cache, cluster="slurm", device="cpu")
     with pytest.raises(UserError, match=r"^Unknown caption policy 'poem': choose one of [^\n]*\.$"):
         words.changed(captions="poem").run(runtime)
-    assert len(jobs(slurm[0])) == 1
+    assert len(jobs(near)) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("way", "device", "said"),
+    [
+        ("alone", "cuda:1", r"--device cuda:1: several processes cannot share one GPU"),
+        ("assist", "cpu", r"The second process sees no pictures: mend that\."),
+        (
+            "second killed",
+            "cpu",
+            r"The job of ends ended before it was done: memory ran out \(",
+        ),
+    ],
+)
+def test_what_any_process_ends_with_is_told_and_the_others_are_not_waited_for(
+    way, device, said, near, tmp_path
+):
+    runtime = Runtime(cache=tmp_path / "cache", cluster="slurm", device=device, slurm=Slurm(tasks_per_node=2))
+    with pytest.raises(UserError, match=f"^{said}"):
+        Ends(way=way).run(runtime)
+    with pytest.raises(ProcessLookupError):
+        for _ in range(100):
+            os.killpg(int((near / "jobs" / "1.pid").read_text()), 0)
+            time.sleep(0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["killed", "broken"])
+@pytest.mark.parametrize("cluster", ["local", "slurm"])
+def test_a_job_that_dies_is_told_in_a_sentence_with_its_logs(way, cluster, near, tmp_path):
+    with pytest.raises(UserError) as told:
+        Ends(way=way).run(Runtime(cache=tmp_path / "cache", cluster=cluster, device="cpu"))
+    whys = {
+        ("killed", "local"): "it was killed, or memory ran out",
+        ("killed", "slurm"): "memory ran out (--slurm mem_gb=N asks for more)",
+    }
+    why = whys.get((way, cluster), "MemoryError: no room")
+    found = re.fullmatch(
+        rf"The job of ends ended before it was done: {re.escape(why)}; "
+        r"see its logs in (\S+), and run again to go on from there\.",
+        str(told.value),
+    )
+    assert found, str(told.value)
+    (log,) = Path(found[1]).glob("*_log.err")
+    assert ("no room" in log.read_text()) == (way == "broken")
+
+
+@pytest.mark.parametrize(
+    ("told", "state", "why"),
+    [
+        ("no output", "TIMEOUT", "its time was over (--slurm timeout_min=N asks for more)"),
+        (
+            "a.b.UncompletedJobError: Job not requeued because: timed-out and not checkpointable.",
+            "RUNNING",
+            "its time was over (--slurm timeout_min=N asks for more)",
+        ),
+        ("no output", "CANCELLED by 7", "it was killed, or memory ran out (SLURM says CANCELLED by 7)"),
+        ("no output", "INTERRUPTED", "it was killed, or memory ran out"),
+        ("ValueError: one\n\nRuntimeError: two\nlines", "FAILED", "RuntimeError: two"),
+    ],
+)
+def test_why_a_job_is_over(told, state, why):
+    assert cause(told, state) == why
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("visible", [None, "", "5,2", "GPU-8f2c"])
+def test_a_job_of_this_machine_sees_the_gpus_that_are_seen_here(visible, tmp_path, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert Ends().run(Runtime(cache=tmp_path, cluster="local")) == Seen(gpus=visible)
 
 
 def test_what_sbatch_refuses_is_told_in_its_words(slurm, study, tiny_cache, tmp_path):

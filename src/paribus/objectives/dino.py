@@ -117,6 +117,8 @@ class Dino(Objective):
         freeze_last: float = Field(0.025, ge=0, le=1, description="fraction of the budget")
         drop_path: float = Field(0.1, ge=0, lt=1, description="of the student only")
 
+        least_batch: ClassVar[int] = 2
+        """Views of one picture should be alike: they do not show if the teacher tells pictures apart."""
         published_views: ClassVar[tuple[ViewSpec, ...]] = (
             ViewSpec(name="global1", scale=(0.4, 1.0), flip=0.5, jitter=0.8, grayscale=0.2, blur=1.0),
             ViewSpec(

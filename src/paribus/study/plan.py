@@ -14,6 +14,7 @@ from paribus.study.memory import predict
 from paribus.study.stage import AnyStage, walk
 from paribus.study.stages import Pretrain
 from paribus.study.study import Study
+from paribus.train.extras import see_extras
 from paribus.types import Runtime
 
 ASSUMED_RATE = 60e9 * (os.cpu_count() or 1)
@@ -132,7 +133,12 @@ def assumed_rate(runtime: Runtime) -> float:
 
 
 def measure_arms(study: Study, runtime: Runtime) -> None:
-    """Measure, one after another, what is not known yet of this device; what was measured is kept at once."""
+    """Measure, one after another, what is not known yet of this device; what was measured is kept at once.
+
+    Raises:
+        UserError: they are to be compiled, and cannot be, or a step does not fit the device.
+    """
+    see_extras(runtime)
     for arm in study.all_arms():
         if key(arm.encoder, runtime) not in known_rates(runtime.cache):
             rate = measure(arm.encoder, runtime, arm.name)

@@ -13,6 +13,7 @@ from paribus.study.stage import AnyStage, walk
 from paribus.study.study import Study
 from paribus.study.training import Training
 from paribus.train.distributed import agreed, own_device, together
+from paribus.train.extras import see_extras
 from paribus.types import Runtime
 
 Say = Callable[[str], None]
@@ -22,7 +23,7 @@ def settle(device: str) -> None:
     """Take this process's own GPU, where several run one study, before anything touches another.
 
     Raises:
-        UserError: it has none of its own.
+        UserError: all are told to take one.
     """
     own_device(device)
 
@@ -41,6 +42,8 @@ def execute(study: Study, runtime: Runtime, say: Say) -> bool:
         waiting = [stage for stage in stages if agreed(share.first and stage.cached(runtime) is None)]
         tell = say if share.first else _silent
         tell(f"{len(stages)} stages, {len(stages) - len(waiting)} of them done")
+        if share.first and any(isinstance(stage, Training) for stage in waiting):
+            see_extras(runtime)
         for stage in waiting if share.first else ():
             stage.check(runtime)
         for number, stage in enumerate(waiting, 1):

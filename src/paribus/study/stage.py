@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from paribus.errors import UserError
 from paribus.files import make_folder, sha256, write_json
-from paribus.study.jobs import answered, asked
+from paribus.study.jobs import answered, asked, see_gpus
 from paribus.train.distributed import agreed, own_device, together
 from paribus.types import Config, Runtime
 
@@ -46,9 +46,11 @@ class Stage(BaseModel, Generic[R]):
     infra: exca.SubmitInfra = exca.SubmitInfra()
 
     @infra.apply
-    def _remote(self, runtime: Runtime) -> str | None:
+    def _remote(self, runtime: Runtime, gpus: str | None) -> str | None:
         """What a cluster runs; gives the sentence of a ``UserError``, whose type is lost on the way back."""
         try:
+            if runtime.cluster == "local":
+                see_gpus(gpus)
             own_device(runtime.device)
             with together() as share:
                 if share.first:
@@ -175,7 +177,7 @@ class Stage(BaseModel, Generic[R]):
         else:
             infra = asked(self.name, runtime, self.several)
             submitted: Stage[R] = self.model_validate(self.model_dump(exclude={"infra"}) | {"infra": infra})
-            answered(submitted.infra, runtime)
+            answered(submitted.infra, self.name, runtime)
         record = self.cached(runtime)
         if record is None:
             raise RuntimeError(f"stage {self.address()} left no record")

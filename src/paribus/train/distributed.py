@@ -17,6 +17,7 @@ What fits no process alone is cut: each process holds some rows of every weight 
 import contextlib
 import datetime
 import os
+import platform
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
@@ -24,7 +25,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import _composable_state
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.distributed_c10d import Store
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor, zeros
 
 from paribus.errors import UserError
@@ -40,18 +43,31 @@ PATIENCE = datetime.timedelta(days=7)
 STEP = datetime.timedelta(minutes=30)
 """How long a process waits for the others within a step of training."""
 
+LEAVE = datetime.timedelta(seconds=30)
+"""How long the first process waits for all to have read what one of them is refused for."""
+
+_gpu = ""
+"""The machine and the GPU on it that this process took; empty if it took none."""
+
 _talk: dist.ProcessGroup | None = None
 """The group in which the first process tells the others what comes next."""
 
 
 @contextlib.contextmanager
 def together() -> Iterator[Share]:
-    """Within the block, the processes that were started together work as one; alone, nothing changes."""
+    """Within the block, the processes that were started together work as one; alone, nothing changes.
+
+    Raises:
+        UserError: two of them took one GPU, or one none and others some; every process says so.
+    """
     global _talk
     if not started() or dist.is_initialized():
         yield share()
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=STEP)
+    store, rank, size = next(rendezvous("env://", timeout=STEP))
+    see_apart(_everyone(_gpu, store, Share(rank, size)))
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=STEP)
     _talk = dist.new_group(backend="gloo", timeout=PATIENCE)
     try:
         yield share()
@@ -69,17 +85,50 @@ def started() -> bool:
 def own_device(device: str) -> None:
     """Take this process's own GPU, before anything touches another.
 
+    SLURM may let a task see all GPUs of its machine, its own alone, or the few nearest to its cores, and its
+    variables hardly tell which. So the process takes, by its number on the machine, one of those it sees,
+    counted round: the one of that number of all, and the first of one. Whether each has its own then is
+    seen when they meet (``together``); those that never meet may share one.
+
     Raises:
-        UserError: there are fewer GPUs than processes on this machine, or all are told to take one.
+        UserError: several processes are told to take one.
     """
+    global _gpu
     if not started() or not torch.cuda.is_available() or device == "cpu":
         return
     if device not in ("auto", "cuda"):
         raise UserError(f"--device {device}: several processes cannot share one GPU; use auto, cuda or cpu.")
-    place, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-    if place >= there:
-        raise UserError(f"Process {place + 1} of this machine has no GPU of its own: start {there} at most.")
+    place = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
     torch.cuda.set_device(place)
+    _gpu = f"{platform.node()} {torch.cuda.get_device_properties(place).uuid}"
+
+
+def see_apart(gpus: Sequence[str]) -> None:
+    """See that every process has a GPU of its own, or none has one; ``gpus[r]`` is what process r took.
+
+    Raises:
+        UserError: they have not.
+    """
+    size = len(gpus)
+    for rank, gpu in enumerate(gpus):
+        other, machine = gpus.index(gpu), gpu.split(" ")[0]
+        if not gpu and any(gpus):
+            wrong = f"Process {rank + 1} of {size} sees no GPU, and others do"
+        elif gpu and other < rank:
+            wrong = f"Processes {other + 1} and {rank + 1} of {size} have one GPU of {machine} between them"
+        else:
+            continue
+        raise UserError(f"{wrong}: start as many on each machine as it has GPUs, or use --device cpu.")
+
+
+def _everyone(own: str, store: Store, share: Share) -> list[str]:
+    """What every process says, in order, before they are a group."""
+    store.set(f"own {share.rank}", own)
+    said = [store.get(f"own {rank}").decode() for rank in range(share.size)]
+    store.set(f"read {share.rank}", "")
+    if share.first:  # what all read is kept by it
+        store.wait([f"read {rank}" for rank in range(share.size)], LEAVE)
+    return said
 
 
 def share() -> Share:

@@ -2,7 +2,8 @@
 
 A loss that is no number ends a run by itself (see ``loop``), for nothing can come of it. What is watched
 here may pass: a collapse that the next steps undo, a machine that is busy for a while. So each symptom is
-told when it first shows, and the run ends when it has shown at every step for ``patience`` steps. Ending
+told when it first shows and when it has stayed away, so that one that flickers at its border is told once,
+and the run ends when it has shown at every step for ``patience`` steps. Ending
 loses nothing: the last checkpoint is there, and a run called again with more patience goes on from it.
 """
 
@@ -15,6 +16,9 @@ from paribus.errors import UserError
 from paribus.train import distributed
 
 logger = logging.getLogger(__name__)
+
+CALM = 100
+"""Steps without a symptom after which it is over."""
 
 SLOW = 0.1
 """The share of the usual rate below which throughput has fallen: one more program takes half."""
@@ -37,6 +41,8 @@ class Health:
     def __init__(self, patience: int | None, label: str) -> None:
         self.patience, self.label = patience, label
         self.lasting: dict[str, int] = {}
+        self.last: dict[str, int] = {}
+        """The last step that showed a symptom, of those that are told of and not over."""
 
     def see(self, symptoms: Mapping[str, str], step: int) -> None:
         """One step's symptoms: name -> what is wrong, as a clause.
@@ -49,15 +55,16 @@ class Health:
         before = self.lasting
         self.lasting = {name: before.get(name, 0) + 1 for name in symptoms}
         for name, clause in symptoms.items():
-            if name not in before:
+            if name not in self.last:
                 logger.warning("%s, step %d: %s", self.label, step, clause)
+            self.last[name] = step
             if self.lasting[name] >= self.patience:
                 raise UserError(
                     f"{self.label} was ended at step {step}: {clause}, for {self.patience} steps in a row; "
                     "the last checkpoint is kept, and --patience N goes on from it for longer."
                 )
-        for name in before.keys() - symptoms.keys():
-            logger.warning("%s, step %d: %s is over after %d steps", self.label, step, name, before[name])
+        for name in [name for name, last in self.last.items() if step - last >= CALM]:
+            logger.warning("%s, step %d: no %s since step %d", self.label, step, name, self.last.pop(name))
 
 
 class Throughput:

@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from paribus.errors import UserError
 from paribus.files import disk_errors, whole_file
+from paribus.train.extras import summary_writer
 
 
 class Metrics:
@@ -89,10 +89,6 @@ def _after(path: Path, start: int) -> TextIO:
 
 
 def _events(folder: Path, start: int) -> Any:
-    """TensorBoard's writer, which is an extra."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise UserError("--tensorboard needs TensorBoard: pip install 'paribus[tensorboard]'.") from error
+    writer = summary_writer()
     with disk_errors(folder):
-        return SummaryWriter(str(folder), purge_step=start, flush_secs=10)
+        return writer(str(folder), purge_step=start, flush_secs=10)

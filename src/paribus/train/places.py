@@ -28,12 +28,10 @@ def by_srun(environment: Mapping[str, str]) -> dict[str, str]:
     if by_torchrun(environment) or int(environment.get("SLURM_STEP_NUM_TASKS", "1")) < 2:
         return {}
     job, step = (int(environment.get(f"SLURM_{name}_ID", "0")) for name in ("JOB", "STEP"))
-    # With GPUs bound to tasks, each sees its own alone.
-    alone = "SLURM_GPUS_PER_TASK" in environment
     return {
         "RANK": environment["SLURM_PROCID"],
         "WORLD_SIZE": environment["SLURM_STEP_NUM_TASKS"],
-        "LOCAL_RANK": "0" if alone else environment["SLURM_LOCALID"],
+        "LOCAL_RANK": environment["SLURM_LOCALID"],
         "MASTER_ADDR": environment.get("MASTER_ADDR", first_host(environment["SLURM_STEP_NODELIST"])),
         "MASTER_PORT": environment.get("MASTER_PORT", str(PORTS[(1_009 * job + step) % len(PORTS)])),
     }
