@@ -26,22 +26,34 @@ def told(by, rank, size, port):
     return {name: str(value) for name, value in own.items()} | {"MASTER_ADDR": "127.0.0.1"}
 
 
-def _work(by, rank, size, port, folder, module, function, arguments):
+def _work(by, rank, size, port, folder, module, before, function, arguments):
     os.environ |= told(by, rank, size, port) | {"OMP_NUM_THREADS": "1"}
+    from paribus.errors import UserError
     from paribus.train.distributed import together
 
-    with together():
-        result = getattr(importlib.import_module(module), function)(*arguments)
+    functions = importlib.import_module(module)
+    if before is not None:
+        getattr(functions, before)()
+    try:
+        with together():
+            result = getattr(functions, function)(*arguments)
+    except UserError as error:
+        result = str(error)
     (folder / f"{rank}.result").write_bytes(pickle.dumps(result))
 
 
-def together_run(size, folder, module, function, *arguments, timeout=200, by="torchrun"):
-    """What ``module.function(*arguments)`` gives in each of ``size`` processes; ``folder`` is made."""
+def together_run(size, folder, module, function, *arguments, timeout=200, by="torchrun", before=None):
+    """What ``module.function(*arguments)`` gives in each of ``size`` processes, or what it refuses.
+
+    ``folder`` is made; ``before`` names a function of the module that each calls before they meet.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True)
     port = free_port()
     workers = [
-        CONTEXT.Process(target=_work, args=(by, rank, size, port, folder, module, function, arguments))
+        CONTEXT.Process(
+            target=_work, args=(by, rank, size, port, folder, module, before, function, arguments)
+        )
         for rank in range(size)
     ]
     for worker in workers:

@@ -11,6 +11,7 @@ import torch
 from objectives import tiny_loader, tiny_objective
 
 from paribus.encoders.vision import Block
+from paribus.train.extras import see_extras
 from paribus.train.loop import fit
 from paribus.types import Budget, Runtime
 
@@ -43,6 +44,7 @@ def train(folder, *, compiled, until=STEPS):
 def compare(folder):
     """Compiled from the start, up to the middle, and from the middle on: as if never."""
     torch._inductor.config.compile_threads = 1  # processes to compile in take longer to start
+    see_extras(Runtime(device="cpu", compile=True))
     plain, start = train(folder / "plain", compiled=False), train(folder / "start", compiled=False, until=0)
     train(folder / "until", compiled=True, until=2)
     assert torch._dynamo.utils.counters["frames"]["ok"] > 0

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -193,27 +194,80 @@ def test_processes_that_do_not_see_one_folder_are_refused_at_once(tmp_path):
     assert all("do not begin at one step: all must see the same folder" in one for one in said)
 
 
-@pytest.mark.parametrize(
-    ("device", "place", "why"),
-    [
-        ("cuda:1", "0", "several processes cannot share one GPU; use auto, cuda or cpu"),
-        ("auto", "2", "Process 3 of this machine has no GPU of its own: start 2 at most"),
-    ],
-)
-def test_every_process_needs_a_gpu_of_its_own(monkeypatch, device, place, why):
+def with_gpus(monkeypatch, place, *seen):
+    """A process of several that sees some GPUs, by their marks; what it takes is given back."""
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"):
         monkeypatch.setenv(name, "4")
-    monkeypatch.setenv("LOCAL_RANK", place)
+    monkeypatch.setenv("LOCAL_RANK", str(place))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(seen))
     taken = []
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)
-    with pytest.raises(UserError, match=why):
-        distributed.own_device(device)
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    distributed.own_device("auto")
+    own = [SimpleNamespace(uuid=mark) for mark in seen]
+    monkeypatch.setattr(torch.cuda, "get_device_properties", own.__getitem__)
+    monkeypatch.setattr(distributed, "_gpu", "")
+    return taken
+
+
+@pytest.mark.parametrize(
+    "binding",
+    [
+        ["abcd", "abcd", "abcd", "abcd"],  # all GPUs of the machine: --gpus-per-node, torchrun
+        ["a", "b", "c", "d"],  # its own: --gpus-per-task, --ntasks-per-gpu=1, --gpu-bind=single:1
+        ["cd", "cd", "ab", "ab"],  # the nearest: --gpu-bind=closest, as in Lightning's issue 13605
+        ["abcdefgh"] * 4,  # more than there are processes
+    ],
+)
+def test_each_process_takes_a_gpu_of_its_own_however_they_are_bound(binding, monkeypatch):
+    found = []
+    for place, seen in enumerate(binding):
+        taken = with_gpus(monkeypatch, place, *seen)
+        distributed.own_device("auto")
+        (number,) = taken
+        assert distributed._gpu.endswith(f" {seen[number]}")
+        found.append(distributed._gpu)
+    assert len(set(found)) == len(binding)
+    distributed.see_apart(found)
+
+
+def test_several_processes_are_not_told_to_take_one_gpu(monkeypatch):
+    taken = with_gpus(monkeypatch, 0, "a", "b")
+    with pytest.raises(UserError, match="several processes cannot share one GPU; use auto, cuda or cpu"):
+        distributed.own_device("cuda:1")
     distributed.own_device("cpu")
-    assert taken == [1]
+    assert not taken and not distributed._gpu
+
+
+@pytest.mark.parametrize(
+    ("gpus", "why"),
+    [
+        (["x a", "x b", "y c", "x a"], "Processes 1 and 4 of 4 have one GPU of x between them"),
+        (["x a", "x b", ""], "Process 3 of 3 sees no GPU, and others do"),
+        (["", "x b"], "Process 1 of 2 sees no GPU, and others do"),
+    ],
+)
+def test_fewer_gpus_than_processes_are_refused(gpus, why):
+    with pytest.raises(UserError, match=f"^{why}: start as many on each machine as it has GPUs, or use "):
+        distributed.see_apart(gpus)
+    distributed.see_apart(["", ""])
+
+
+def one_for_all():
+    """Whatever its number, a process sees the one GPU that all see."""
+    torch.cuda.is_available, torch.cuda.device_count = lambda: True, lambda: 1
+    torch.cuda.set_device = lambda number: None
+    torch.cuda.get_device_properties = lambda number: SimpleNamespace(uuid="a")
+    distributed.own_device("auto")
+
+
+def test_all_processes_say_that_two_have_one_gpu(tmp_path):
+    said = together_run(3, tmp_path / "out", __name__, "ranks", before="one_for_all")
+    assert said == [said[0]] * 3
+    assert said[0].startswith("Processes 1 and 2 of 3 have one GPU of ")
+
+
+def ranks():
+    return distributed.share()
 
 
 def refused(folder):

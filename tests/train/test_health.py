@@ -9,7 +9,7 @@ import pytest
 from objectives import CAPTIONS, tiny_loader, tiny_objective
 
 from paribus.errors import UserError
-from paribus.train.health import SETTLED, Health, Throughput
+from paribus.train.health import CALM, SETTLED, Health, Throughput
 from paribus.train.loop import fit
 from paribus.train.state import checkpoints
 from paribus.types import Budget, Runtime, Sample
@@ -93,18 +93,40 @@ def test_fallen_throughput_ends_the_run(tmp_path):
         train("clip", tmp_path, patience=3, batches=slower)
 
 
-def test_only_steps_in_a_row_count(caplog):
+def test_only_steps_in_a_row_count():
     health = Health(3, "x")
+    for step, ill in enumerate([1, 1, 0, 1, 1]):
+        health.see({"a": "a is wrong"} if ill else {}, step)
+    with pytest.raises(UserError, match="x was ended at step 5: a is wrong, for 3 steps in a row"):
+        health.see({"a": "a is wrong", "b": "b is wrong"}, 5)
+
+
+def test_what_flickers_is_told_once_until_it_has_stayed_away(caplog):
+    health, end = Health(3, "x"), 2 * CALM
     with caplog.at_level(logging.WARNING):
-        for step, ill in enumerate([1, 1, 0, 1, 1]):
-            health.see({"a": "a is wrong"} if ill else {}, step)
-        assert [record.message for record in caplog.records] == [
-            "x, step 0: a is wrong",
-            "x, step 2: a is over after 2 steps",
-            "x, step 3: a is wrong",
-        ]
-        with pytest.raises(UserError, match="x was ended at step 5: a is wrong, for 3 steps in a row"):
-            health.see({"a": "a is wrong", "b": "b is wrong"}, 5)
+        for step in range(end):
+            health.see({"a": "a is wrong"} if step % 3 else {}, step)
+        last = end - 1 if (end - 1) % 3 else end - 2
+        for step in range(end, last + CALM):
+            health.see({}, step)
+        assert [record.message for record in caplog.records] == ["x, step 1: a is wrong"]
+        health.see({}, last + CALM)
+        health.see({"a": "a is wrong again"}, last + CALM + 1)
+    assert [record.message for record in caplog.records[1:]] == [
+        f"x, step {last + CALM}: no a since step {last}",
+        f"x, step {last + CALM + 1}: a is wrong again",
+    ]
+
+
+def test_of_one_picture_at_a_time_no_collapse_is_told(tmp_path, caplog):
+    """Views of one picture are to have one target, which is no collapse of the teacher."""
+    budget = Budget(samples=STEPS, batch=1)
+    how = {"recipe": RECIPE, "precision": "fp32", "folder": tmp_path, "label": "pretrain dino"}
+    loader, runtime = tiny_loader("dino", batch=1), Runtime(device="cpu", patience=5)
+    with caplog.at_level(logging.WARNING):
+        done = fit(tiny_objective("dino"), loader, budget=budget, runtime=runtime, **how)
+    assert len(done.history) == STEPS and not caplog.records
+    assert not any("teacher_information" in line for line in done.history)
 
 
 def test_a_rate_is_beside_the_usual_one():

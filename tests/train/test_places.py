@@ -56,7 +56,7 @@ def test_srun_tells_what_torchrun_would():
     assert len(ports) == 500 and min(ports) >= 20_000 and max(ports) < 60_000
     own = by_srun(STEP | {"MASTER_ADDR": "here", "MASTER_PORT": "1234"})
     assert (own["MASTER_ADDR"], own["MASTER_PORT"]) == ("here", "1234")
-    assert by_srun(STEP | {"SLURM_GPUS_PER_TASK": "1"})["LOCAL_RANK"] == "0", "it sees its own GPU alone"
+    assert by_srun(STEP | {"SLURM_GPUS_PER_TASK": "1"})["LOCAL_RANK"] == "1", "what is seen decides, not it"
 
 
 @pytest.mark.parametrize(

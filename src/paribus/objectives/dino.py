@@ -117,8 +117,6 @@ class Dino(Objective):
         freeze_last: float = Field(0.025, ge=0, le=1, description="fraction of the budget")
         drop_path: float = Field(0.1, ge=0, lt=1, description="of the student only")
 
-        least_batch: ClassVar[int] = 2
-        """Views of one picture should be alike: they do not show if the teacher tells pictures apart."""
         published_views: ClassVar[tuple[ViewSpec, ...]] = (
             ViewSpec(name="global1", scale=(0.4, 1.0), flip=0.5, jitter=0.8, grayscale=0.2, blur=1.0),
             ViewSpec(
@@ -203,9 +201,9 @@ class Dino(Objective):
 
     def symptoms(self, line: Mapping[str, float], clock: Clock) -> dict[str, str]:
         """A teacher whose targets say nothing of the picture, after a start at which they cannot."""
-        if clock.fraction < BEGINNING or line["teacher_information"] >= SILENT:
+        told, flat = line.get("teacher_information", math.inf), math.log(self.config.out)
+        if clock.fraction < BEGINNING or told >= SILENT:
             return {}
-        told, flat = line["teacher_information"], math.log(self.config.out)
         return {
             "collapse of the teacher": f"the teacher gives all pictures one target ({told:.1g} nats set them "
             f"apart; its entropy is {line['teacher_entropy']:.2f} of {flat:.2f})"
@@ -219,7 +217,8 @@ class Dino(Objective):
 
         Their mean entropy is high if they are flat and 0 if they are sharp; either is well as long as they
         differ. The information is the entropy of the mean target less the mean entropy, that is the mutual
-        information of picture and prototype: 0 if all targets are the same, whatever they look like.
+        information of picture and prototype: 0 if all targets are the same, whatever they look like. Of one
+        picture there is none to tell: its views are to have one target.
         """
         means, entropies, targets = [], [], []
         for teacher in tiles:
@@ -230,8 +229,10 @@ class Dino(Objective):
             targets.append(target.mean(dim=(0, 1)) * weight)
         self.batch_centre = torch.stack(means).sum(dim=0)
         mean_entropy = torch.stack(entropies).sum()
-        information = entropy(torch.stack(targets).sum(dim=0)) - mean_entropy
-        return {"teacher_entropy": mean_entropy, "teacher_information": information}
+        seen = {"teacher_entropy": mean_entropy}
+        if samples > 1:
+            seen["teacher_information"] = entropy(torch.stack(targets).sum(dim=0)) - mean_entropy
+        return seen
 
     def temperature(self, clock: Clock) -> float:
         """The teacher's temperature: linear warm-up, then constant."""

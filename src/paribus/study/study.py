@@ -452,7 +452,7 @@ def _check_arm(treatment: Treatment, arm: Arm, vocabulary: int, path: Path) -> N
     where, encoder, objective = f"{path}: arms.{arm.name}", arm.encoder.encoder, arm.encoder.objective
     if arm.encoder.budget.batch < objective.least_batch:
         raise UserError(
-            f"{where}: a batch of {arm.encoder.budget.batch} has nothing to compare: "
+            f"{where}: a batch of {arm.encoder.budget.batch} has nothing to contrast with: "
             f"set control.budget.batch to at least {objective.least_batch}."
         )
     if arm.encoder.after is not None and arm.encoder.after.encoder != encoder:
