@@ -1,6 +1,7 @@
 """Stages as jobs, several at a time: what waits for what, and what a failed one does to others."""
 
 import re
+import threading
 import time
 from pathlib import Path
 from typing import ClassVar
@@ -9,6 +10,7 @@ import pytest
 from submitit.slurm.slurm import SlurmJob
 
 from paribus.errors import UserError
+from paribus.study import stage
 from paribus.study.dispatch import dispatch
 from paribus.study.run import execute
 from paribus.study.stage import Stage
@@ -127,6 +129,20 @@ def test_who_interrupts_it_is_told_which_jobs_go_on(slurm, tmp_path):
     for step in steps:  # they do
         while step.cached(runtime) is None:
             time.sleep(0.2)
+
+
+def test_a_record_may_show_late_and_one_that_was_written_elsewhere_is_missed(tmp_path, monkeypatch):
+    step, made = Step(number=1), Step(number=1)
+    runtime = Runtime(cache=tmp_path / "cache", cluster="local", device="cpu")
+    made.run(Runtime(cache=tmp_path / "other", device="cpu"))
+    folder, other = step.folder(runtime), made.folder(Runtime(cache=tmp_path / "other"))
+    folder.parent.mkdir(parents=True)
+    timer = threading.Timer(1.0, other.rename, [folder])
+    timer.start()
+    assert step.made(runtime) == Made()
+    monkeypatch.setattr(stage, "SHOWN", 0.2)
+    with pytest.raises(UserError, match=r"The job of step is done, but left nothing in \S*/stages/step-"):
+        Step(number=2).made(runtime)
 
 
 def test_several_processes_do_not_submit(tmp_path, monkeypatch):

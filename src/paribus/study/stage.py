@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_args
@@ -30,6 +31,9 @@ CHECKPOINTS = ".checkpoints"
 """Where a stage that trains keeps what a resumed run needs; removed when the record is written."""
 RECORD, BEGUN, LOCK = "record.json", ".begun.json", ".lock"
 """What a finished stage says of itself; one that was begun: its name and config; and who works on it."""
+
+SHOWN = 90.0
+"""Seconds for which a network's file system may hide a file that was looked for before it was there."""
 
 R = TypeVar("R", bound=Config)
 S = TypeVar("S", bound=BaseModel)
@@ -185,10 +189,22 @@ class Stage(BaseModel, Generic[R]):
         return submit(submitted.infra, self.name, runtime)
 
     def made(self, runtime: Runtime) -> R:
-        """The record of a stage that was just made."""
-        record = self.cached(runtime)
-        if record is None:
-            raise RuntimeError(f"stage {self.address()} left no record")
+        """The record of a stage that was just made; that of a job may show late on a network's file system.
+
+        Raises:
+            UserError: a job wrote it elsewhere.
+        """
+        until = time.monotonic() + (0.0 if runtime.cluster is None else SHOWN)
+        while (record := self.cached(runtime)) is None:
+            if time.monotonic() < until:
+                time.sleep(0.5)
+                continue
+            if runtime.cluster is None:
+                raise RuntimeError(f"stage {self.address()} left no record")
+            raise UserError(
+                f"The job of {self.name} is done, but left nothing in {self.folder(runtime).absolute()}: let "
+                "--cache be a folder that all machines see by that name."
+            )
         return record
 
     def _fill(self, runtime: Runtime) -> None:
