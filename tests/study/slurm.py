@@ -33,6 +33,16 @@ def install(folder: Path) -> dict[str, str]:
     return {"PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"}
 
 
+def enter(environment: dict[str, str], monkeypatch) -> None:
+    """Let this process find the programs, and its submitit know nothing of the jobs of another SLURM."""
+    from submitit.slurm.slurm import SlurmJob
+
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    SlurmJob.watcher.clear()
+    SlurmJob.watcher._registered.clear()
+
+
 def jobs(folder: Path) -> list[tuple[dict[str, str], str]]:
     """Options and script of all jobs, in order."""
     found = sorted((folder / "jobs").glob("*.json"), key=lambda path: int(path.stem))

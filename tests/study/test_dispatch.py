@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from submitit.slurm.slurm import SlurmJob
 
 from paribus.errors import UserError
 from paribus.study import stage
@@ -17,7 +16,7 @@ from paribus.study.stage import Stage
 from paribus.study.study import load_study
 from paribus.types import Config, Runtime, Share, Slurm
 from study import write_study
-from study.slurm import install, jobs
+from study.slurm import enter, install, jobs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -50,11 +49,8 @@ class Step(Stage[Made]):
 
 @pytest.fixture
 def slurm(tmp_path, monkeypatch):
-    """A SLURM of this machine, of whose other jobs submitit knows nothing."""
-    for name, value in install(tmp_path / "slurm").items():
-        monkeypatch.setenv(name, value)
-    SlurmJob.watcher.clear()
-    SlurmJob.watcher._registered.clear()
+    """A SLURM of this machine."""
+    enter(install(tmp_path / "slurm"), monkeypatch)
     return tmp_path / "slurm"
 
 

@@ -11,7 +11,6 @@ from typing import ClassVar, Literal
 
 import pytest
 import torch
-from submitit.slurm.slurm import SlurmJob
 
 from paribus.cli_options import read_slurm
 from paribus.errors import UserError
@@ -20,7 +19,7 @@ from paribus.study.stage import Stage
 from paribus.study.study import load_study
 from paribus.types import Config, Runtime, Slurm
 from study import begin, paribus, records, small_settings, timeless, write_study
-from study.slurm import install, jobs
+from study.slurm import enter, install, jobs
 
 PLAIN = {"nodes": "1", "ntasks-per-node": "1", "time": "1440", "cpus-per-task": "2"}
 
@@ -73,11 +72,8 @@ def slurm(tmp_path):
 
 @pytest.fixture
 def near(slurm, monkeypatch):
-    """The same for this process, whose submitit forgets the jobs of another."""
-    for name, value in slurm[1].items():
-        monkeypatch.setenv(name, value)
-    SlurmJob.watcher.clear()
-    SlurmJob.watcher._registered.clear()
+    """The same for this process."""
+    enter(slurm[1], monkeypatch)
     return slurm[0]
 
 
