@@ -1,20 +1,24 @@
 """Stages as jobs, several at a time: what waits for what, and what a failed one does to others."""
 
+import os
 import re
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from train.processes import free_port
 
 from paribus.errors import UserError
+from paribus.study import dispatch as dispatching
 from paribus.study import stage
 from paribus.study.dispatch import dispatch
-from paribus.study.run import execute
+from paribus.study.jobs import Submitted
 from paribus.study.stage import Stage
-from paribus.study.study import load_study
-from paribus.types import Config, Runtime, Share, Slurm
+from paribus.types import Config, Runtime, Slurm
 from study import write_study
 from study.slurm import enter, install, jobs
 
@@ -109,6 +113,23 @@ def test_several_that_fail_are_all_told(slurm, tmp_path):
     assert found and all(f"{n}: Step {n} has no pictures: bring them." in found[1] for n in (1, 2))
 
 
+class Unwanted(Step):
+    """A step whose job the cluster does not take."""
+
+    name: ClassVar[str] = "step"
+
+    def submit(self, runtime: Runtime) -> Submitted:
+        raise UserError("SLURM refused the job: no such account.")
+
+
+def test_what_failed_before_is_told_beside_a_job_that_is_not_taken(slurm, tmp_path, monkeypatch):
+    monkeypatch.setattr(dispatching, "SETTLE", -1.0)
+    told, there = run([Step(number=1, refuses=True), Unwanted(number=2), Step(number=3)], tmp_path, jobs=1)
+    assert there == set() and len(jobs(slurm)) == 1
+    assert told[-1].startswith("2 stages failed. ")
+    assert "Step 1 has no pictures" in told[-1] and "no such account" in told[-1]
+
+
 def test_who_interrupts_it_is_told_which_jobs_go_on(slurm, tmp_path):
     said = list[str]()
 
@@ -141,17 +162,12 @@ def test_a_record_may_show_late_and_one_that_was_written_elsewhere_is_missed(tmp
         Step(number=2).made(runtime)
 
 
-def test_several_processes_do_not_submit(tmp_path, monkeypatch):
-    from paribus.study import run as running
-
-    class Two:
-        def __enter__(self):
-            return Share(0, 2)
-
-        def __exit__(self, *_):
-            return None
-
-    monkeypatch.setattr(running, "together", Two)
-    study = load_study(write_study(tmp_path))
-    with pytest.raises(UserError, match="start it as one process, without torchrun or srun"):
-        execute(study, Runtime(cache=tmp_path, cluster="slurm"), print)
+def test_several_processes_do_not_submit(tmp_path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    torchrun += ["--master-addr", "127.0.0.1", "--master-port", str(free_port()), "-m", "paribus"]
+    where = ["--cache", str(tmp_path / "cache"), "--runs", str(tmp_path / "runs"), "--device", "cpu"]
+    command = [*torchrun, "run", str(write_study(tmp_path)), *where, "--cluster", "local"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode
+    assert "--cluster submits jobs: start it as one process, without torchrun or srun." in done.stderr
+    assert not (tmp_path / "cache" / "stages").exists()

@@ -172,6 +172,19 @@ def attend(
     return out
 
 
+def ask(
+    qkv: nn.Linear, heads: int, queries: Float[Tensor, "_ Q D"], x: Float[Tensor, "B T D"]
+) -> Float[Tensor, "B Q D"]:
+    """Some queries, each sample's or one for all, over all tokens, which give keys and values alone."""
+    width = x.shape[-1]
+    of_query, of_tokens = torch.split(qkv.weight, [width, 2 * width])
+    query_bias, token_bias = torch.split(qkv.bias, [width, 2 * width])
+    q = F.linear(queries, of_query, query_bias).expand(len(x), -1, -1)
+    k, v = F.linear(x, of_tokens, token_bias).chunk(2, dim=-1)
+    q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (q, k, v))  # type: ignore[no-untyped-call]
+    return attend(q, k, v, causal=False).transpose(1, 2).flatten(2)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention with a joint qkv projection."""
 
@@ -187,22 +200,12 @@ class Attention(nn.Module):
         """Attend over all tokens, or over earlier ones only; ``first``: for so many tokens alone."""
         batch, tokens, width = x.shape
         if first is not None:
-            return self._lead(x, first)
+            led: Tensor = self.proj(ask(self.qkv, self.heads, x[:, :first], x))
+            return led
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         out = attend(q, k, v, causal)
         projected: Tensor = self.proj(out.transpose(1, 2).reshape(batch, tokens, width))
-        return projected
-
-    def _lead(self, x: Float[Tensor, "B T D"], first: int) -> Float[Tensor, "B Q D"]:
-        """The first tokens over all of them; the others are asked for keys and values only."""
-        width = x.shape[-1]
-        of_query, of_tokens = torch.split(self.qkv.weight, [width, 2 * width])
-        query_bias, token_bias = torch.split(self.qkv.bias, [width, 2 * width])
-        q = F.linear(x[:, :first], of_query, query_bias)
-        k, v = F.linear(x, of_tokens, token_bias).chunk(2, dim=-1)
-        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))  # type: ignore[no-untyped-call]
-        projected: Tensor = self.proj(attend(q, k, v, causal=False).transpose(1, 2).flatten(2))
         return projected
 
 
@@ -259,13 +262,7 @@ class MapHead(nn.Module):
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B D"]:
         """Pool normalised patches into one vector."""
-        batch, _, width = x.shape
-        of_query, of_tokens = torch.split(self.qkv.weight, [width, 2 * width])
-        query_bias, token_bias = torch.split(self.qkv.bias, [width, 2 * width])
-        q = F.linear(self.probe, of_query, query_bias).expand(batch, -1, -1)
-        k, v = F.linear(x, of_tokens, token_bias).chunk(2, dim=-1)
-        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))  # type: ignore[no-untyped-call]
-        pooled = self.proj(attend(q, k, v, causal=False).transpose(1, 2).reshape(batch, width))
+        pooled = self.proj(ask(self.qkv, self.heads, self.probe, x).flatten(1))
         out: Tensor = pooled + self.mlp(self.norm(pooled))
         return out
 

@@ -66,10 +66,11 @@ class _Queue:
         for address in ready[: max(0, self.most - len(self.running))]:
             try:
                 job = self.stages[address].submit(self.runtime)
-            except UserError:  # clusters limit how many jobs one may have
-                if not self.running and time.monotonic() - self.ended > SETTLE:
-                    raise
-                self.full = True
+            except UserError as error:
+                self.full = bool(self.running) or time.monotonic() - self.ended <= SETTLE
+                if not self.full:  # nor is it a cluster's limit on how many jobs one may have
+                    self.failed[address] = str(error)
+                    self.missing.clear()
                 return
             del self.missing[address]
             self.running[address] = job, time.monotonic()

@@ -3,8 +3,8 @@
 A loss that is no number ends a run by itself (see ``loop``), for nothing can come of it. What is watched
 here may pass: a collapse that the next steps undo, a machine that is busy for a while. So each symptom is
 told when it first shows and when it has stayed away, so that one that flickers at its border is told once,
-and the run ends when it has shown at every step for ``patience`` steps. Ending
-loses nothing: the last checkpoint is there, and a run called again with more patience goes on from it.
+and the run ends when it has shown at every step for ``patience`` steps. Ending loses nothing: the last
+checkpoint is there, and a run called again with more patience goes on from it.
 """
 
 import logging
